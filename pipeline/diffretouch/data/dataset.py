@@ -1,0 +1,188 @@
+"""The data set schema: one row per photo x expert, parquet files that the Hub and `datasets` read as they are.
+
+Columns: `photo_id`, `expert`, `input`, `target` (pictures of equal size), the four attribute scores of the target,
+`condition` (what the expert did, in [-1, 1]). Split train / validation / test by photo, never by row.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from tqdm.auto import tqdm
+
+from ..attributes import ATTRIBUTES, attribute_scores, attribute_view, conditions_linear
+from .synthetic import EXPERTS, degrade
+
+SPLITS = ("train", "validation", "test")
+FEATURES = Features(
+    {
+        "photo_id": Value("string"),
+        "expert": Value("string"),
+        "input": Image(),
+        "target": Image(),
+        **{name: Value("float32") for name in ATTRIBUTES},
+        "condition": List(Value("float32"), length=len(ATTRIBUTES)),
+    }
+)
+
+
+def scores_of(pictures: Iterable[np.ndarray]) -> torch.Tensor:
+    """Attribute scores (N, 4) of uint8 pictures (H, W, 3), measured on their 512 x 512 views."""
+    views = [attribute_view(torch.from_numpy(p).permute(2, 0, 1)[None].float() / 255) for p in pictures]
+    return attribute_scores(torch.cat(views))
+
+
+def synthetic_rows(photo: np.ndarray, photo_id: str, num_inputs: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of one good photo (H, W, 3) uint8: `num_inputs` degraded inputs x the five experts.
+
+    The randomness of the inputs depends on `seed` and `photo_id` alone, not on the order of photos.
+    """
+    digest = hashlib.sha256(f"{seed}/{photo_id}".encode()).digest()
+    rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    targets = [expert.retouch(photo) for expert in EXPERTS]
+    scores = scores_of(targets)
+    conditions = conditions_linear(scores)
+    inputs = [encode(degrade(photo, rng)) for _ in range(num_inputs)]
+    encoded = [encode(target) for target in targets]
+    return [
+        {
+            "photo_id": f"{photo_id}#{index}",
+            "expert": expert.name,
+            "input": {"bytes": source, "path": None},
+            "target": {"bytes": target, "path": None},
+            **dict(zip(ATTRIBUTES, score.tolist(), strict=True)),
+            "condition": condition.tolist(),
+        }
+        for index, source in enumerate(inputs)
+        for expert, target, score, condition in zip(EXPERTS, encoded, scores, conditions, strict=True)
+    ]
+
+
+def encode(picture: np.ndarray) -> bytes:
+    """uint8 picture -> JPEG bytes, quality 95 without chroma subsampling (a mean error below half a level)."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(picture).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def open_resized(path: Path, long_side: int) -> np.ndarray:
+    """The resize rule of the synthetic set: keep the aspect, long side at most `long_side`, Lanczos, RGB."""
+    with PIL.Image.open(path) as picture:
+        picture = picture.convert("RGB")
+        scale = min(1.0, long_side / max(picture.size))
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return np.asarray(picture.resize(size, PIL.Image.Resampling.LANCZOS))
+
+
+def _rows_of_file(job: tuple[Path, str, int, int, int]) -> list[dict[str, Any]]:
+    path, photo_id, num_inputs, long_side, seed = job
+    return synthetic_rows(open_resized(path, long_side), photo_id, num_inputs, seed)
+
+
+def build_synthetic(
+    photos: Path, table: Path, out: Path, *, num_inputs: int = 6, long_side: int = 320, seed: int = 0
+) -> None:
+    """Build the synthetic-experts data set from a folder of good photos.
+
+    Training photos get `num_inputs` degraded inputs each, validation and test photos one. Writes
+    `out/data/{split}-00000-of-00001.parquet` and `out/build.json` (arguments, resize rule, sha256 of each file).
+
+    Args:
+        photos: folder that holds the files named in the table.
+        table: tab-separated, with the columns `file` and `split`; lines that start with # are comments.
+        out: folder to write; made if missing.
+        num_inputs: degraded versions of each training photo.
+        long_side: pixels of the stored pictures' long side.
+        seed: of the degradations.
+
+    Raises:
+        FileNotFoundError: if a photo of the table is missing, before anything is written.
+    """
+    entries = read_photo_table(table)
+    missing = [entry["file"] for entry in entries if not (photos / entry["file"]).is_file()]
+    if missing:
+        raise FileNotFoundError(f"`photos` lacks {len(missing)} of {len(entries)} photos, first {missing[0]}.")
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    hashes = {}
+    for split in SPLITS:
+        jobs = [
+            (photos / entry["file"], Path(entry["file"]).with_suffix("").as_posix(), inputs, long_side, seed)
+            for entry in entries
+            if entry["split"] == split
+            for inputs in [num_inputs if split == "train" else 1]
+        ]
+        file = out / "data" / f"{split}-00000-of-00001.parquet"
+        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+            write_parquet(tqdm(pool.imap(_rows_of_file, jobs), total=len(jobs), desc=split), file)
+        hashes[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    rule = f"aspect kept, long side {long_side} px, Lanczos, JPEG quality 95 4:4:4"
+    report = {"num_inputs": num_inputs, "long_side": long_side, "seed": seed, "resize": rule, "sha256": hashes}
+    (out / "build.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def write_parquet(batches: Iterable[list[dict[str, Any]]], path: Path) -> None:
+    """Write batches of rows as one parquet file in the schema, a row group each, atomically."""
+    temporary = path.with_suffix(".part")
+    schema = Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES).data.table.schema
+    try:
+        # zstd finds the input that the rows of one photo share, which divides the size by about five.
+        with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=True) as writer:
+            for rows in batches:
+                writer.write_table(Dataset.from_list(rows, features=FEATURES).data.table)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_photo_table(table: Path) -> list[dict[str, str]]:
+    """Rows of a tab-separated photo table with the columns `file` and `split`; # starts a comment line."""
+    with open(table, newline="") as file:
+        entries = list(csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"))
+    for entry in entries:
+        if not entry.get("file") or entry.get("split") not in SPLITS:
+            raise ValueError(f"`table` has to give each row a `file` and a `split` of {SPLITS}, got {entry}.")
+    return entries
+
+
+def read_split(folder: str | Path, split: str) -> Dataset:
+    """One split of a local data set folder in the schema, pictures still encoded (bytes).
+
+    Raises:
+        FileNotFoundError: if the folder holds no such split.
+        ValueError: if columns of the schema are missing.
+    """
+    files = sorted(str(file) for file in Path(folder).glob(f"data/{split}-*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"`folder` has to hold data/{split}-*.parquet, got {folder}.")
+    rows = Dataset.from_parquet(files)
+    missing = sorted(set(FEATURES) - set(rows.column_names))
+    if missing:
+        raise ValueError(f"The data set {folder} lacks the columns {missing}.")
+    return rows.cast_column("input", Image(decode=False)).cast_column("target", Image(decode=False))
+
+
+def decode(encoded: dict[str, Any]) -> PIL.Image.Image:
+    """An undecoded `datasets.Image` value -> RGB picture."""
+    with PIL.Image.open(io.BytesIO(encoded["bytes"])) as picture:
+        return picture.convert("RGB")
+
+
+def photos_of(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
+    """Group rows by photo, in order of first appearance."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["photo_id"], []).append(row)
+    yield from groups.values()
