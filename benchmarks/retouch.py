@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -71,7 +72,7 @@ def measure_fresh(photo: Path, output: Path, arguments: argparse.Namespace) -> d
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"the measured process ended with exit code {done.returncode}")
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])  # libraries may have said something before
 
 
 def measure(photo: Path, output: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -80,13 +81,14 @@ def measure(photo: Path, output: Path, arguments: argparse.Namespace) -> dict[st
     import torch
 
     from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
+    from diffretouch import photo as files
 
     imported = time.perf_counter()
     model = BUNDLED_MODEL if arguments.model == "bundled" else arguments.model
     pipe = DiffRetouchPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     loaded = time.perf_counter()
-    runs = [time_retouch(pipe, photo, output, arguments.steps) for _ in range(1 + arguments.repeats)]
+    runs = [time_retouch(pipe, files, photo, output, arguments.steps) for _ in range(1 + arguments.repeats)]
     return {
         "import_seconds": imported - started,
         "load_seconds": loaded - imported,
@@ -97,11 +99,9 @@ def measure(photo: Path, output: Path, arguments: argparse.Namespace) -> dict[st
     }
 
 
-def time_retouch(pipe: Any, source: Path, output: Path, steps: int) -> dict[str, float]:
-    """Seconds of every stage of one retouch from file to file."""
+def time_retouch(pipe: Any, files: ModuleType, source: Path, output: Path, steps: int) -> dict[str, float]:
+    """Seconds of every stage of one retouch from file to file, opened and saved by `files`, the package's `photo`."""
     import torch
-
-    from diffretouch.photo import open_photo, save_photo
 
     head: list[float] = []  # the head runs inside the call: its start and end are taken by hooks
     hooks = [
@@ -109,14 +109,14 @@ def time_retouch(pipe: Any, source: Path, output: Path, steps: int) -> dict[str,
         pipe.grid_head.register_forward_hook(lambda *_: head.append(time.perf_counter())),
     ]
     marks = [time.perf_counter()]
-    photo = open_photo(source)
+    photo = files.open_photo(source)
     marks.append(time.perf_counter())
     generator = torch.Generator().manual_seed(0)
     result = pipe(photo.pixels, num_inference_steps=steps, generator=generator, output_type="grid")
     marks.append(time.perf_counter())
     pixels = result.grids[0].apply(photo.pixels)
     marks.append(time.perf_counter())
-    save_photo(photo.with_pixels(pixels), output, overwrite=True)
+    files.save_photo(photo.with_pixels(pixels), output, overwrite=True)
     marks.append(time.perf_counter())
     for hook in hooks:
         hook.remove()

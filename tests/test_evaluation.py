@@ -270,6 +270,14 @@ def test_control_sees_a_reversed_slider_and_a_dead_one():
     assert control["colorfulness"]["right_way"] == control["temperature"]["right_way"] == 1
 
 
+def test_a_slider_too_weak_to_see_is_no_control():
+    """An untrained model's sliders move the seventh digit, in perfect order."""
+    result = evaluate(KnownRetouch(gains=(1e-5, 1e-5, 1e-5, 1e-5)), make_rows(1), seed=0)
+    for control in result["control"].values():
+        assert 0 < control["range"] < 0.01 * control["expert_range"]
+        assert control["spearman"] == control["right_way"] == control["monotone"] == 0
+
+
 def test_crosstalk_puts_a_pure_slider_on_its_own_attribute(calm_result):
     """An offset of all channels moves brightness, but neither the opponents nor the differences to neighbours."""
     row = calm_result["crosstalk"]["brightness"]

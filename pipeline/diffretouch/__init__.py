@@ -1,0 +1,57 @@
+"""DiffRetouch: expert-quality photo retouching with diffusion, steered by four sliders, at full resolution."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .attributes import ATTRIBUTES, attribute_scores
+    from .modeling_affine_grid import AffineGrid, AffineGridHead
+    from .modeling_latent_codec import FixedLatentCodec
+    from .photo import Photo, PhotoError, open_photo, save_photo
+    from .pipeline_diffretouch import DiffRetouchPipeline, DiffRetouchPipelineOutput
+
+__version__ = "0.1.0"
+
+BUNDLED_MODEL = str(Path(__file__).with_name("bundled"))
+"""Folder of the model that ships with the package, for `DiffRetouchPipeline.from_pretrained`."""
+
+# Imported on first use: torch and diffusers take seconds, which a mistyped command should not cost.
+_HOMES = {
+    "ATTRIBUTES": "attributes",
+    "attribute_scores": "attributes",
+    "AffineGrid": "modeling_affine_grid",
+    "AffineGridHead": "modeling_affine_grid",
+    "FixedLatentCodec": "modeling_latent_codec",
+    "Photo": "photo",
+    "PhotoError": "photo",
+    "open_photo": "photo",
+    "save_photo": "photo",
+    "DiffRetouchPipeline": "pipeline_diffretouch",
+    "DiffRetouchPipelineOutput": "pipeline_diffretouch",
+}
+
+__all__ = [
+    "ATTRIBUTES",
+    "BUNDLED_MODEL",
+    "AffineGrid",
+    "AffineGridHead",
+    "DiffRetouchPipeline",
+    "DiffRetouchPipelineOutput",
+    "FixedLatentCodec",
+    "Photo",
+    "PhotoError",
+    "attribute_scores",
+    "open_photo",
+    "save_photo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

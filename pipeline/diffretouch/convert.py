@@ -85,6 +85,8 @@ _MATTERS = {
     "vae": ("act_fn", "norm_num_groups", "shift_factor", "latents_mean", "latents_std"),
 }
 _LISTED_KEYS = 8
+# How PyTorch's restricted unpickler names what it will not load.
+_REFUSED_CLASS = re.compile(r"GLOBAL (\w[\w.]*)")
 
 
 def convert_original_checkpoint(
@@ -171,7 +173,11 @@ def convert_checkpoint_to_folder(
 
 
 def revert_to_original(
-    pipeline: DiffRetouchPipeline | str | os.PathLike[str], path: str | os.PathLike[str], *, with_vae: bool = True
+    pipeline: DiffRetouchPipeline | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    with_vae: bool = True,
 ) -> None:
     """Write a pipeline in the published layout; converting the file again gives the same model bit by bit.
 
@@ -181,19 +187,25 @@ def revert_to_original(
     Args:
         pipeline: a pipeline, or the folder or Hub id of one.
         path: a name ending in .safetensors gives that format, any other a `torch.save` of `{"state_dict": ...}`.
+        dtype: floating type of the weights in the file. None: the pipeline's own; folders are loaded as float32.
         with_vae: False leaves the VAE out.
 
     Raises:
-        ValueError: if the model is not of the published family, so that the layout cannot hold it.
+        ValueError: if the model is not of the published family, so that the layout cannot hold it, or `dtype` is too
+            small for a weight.
     """
+    _check_dtype(dtype)
     source = pipeline if isinstance(pipeline, DiffRetouchPipeline) else DiffRetouchPipeline.from_pretrained(pipeline)
     components = _models(source)
     if not with_vae:
         components.pop("vae", None)
     _check_kinds(components)
     record = _record(source)
-    state = {key: slot.tensor.detach().cpu().reshape(slot.shape) for key, slot in _layout(components).items()}
+    state = {key: slot.tensor.cpu().reshape(slot.shape) for key, slot in _layout(components).items()}
     _check_expressible(components, source.scheduler, _shapes(state), record)
+    if dtype is not None:
+        _check_fits(state, dtype)
+        state = {key: tensor.to(dtype) for key, tensor in state.items()}
     state = {key: tensor.contiguous() for key, tensor in (state | _schedule_buffers()).items()}
     with _file_in_one_piece(Path(path)) as partial:
         if Path(path).suffix == ".safetensors":
@@ -229,7 +241,7 @@ def pipeline_from_stable_diffusion(
         variance_type: "fixed_small" or "fixed_large", the variance of the ancestral sampler.
         with_vae: False leaves the VAE out; training needs it.
         seed: of the new filters and the grid head.
-        loading: passed to `from_pretrained` of each part (`torch_dtype`, `variant`, `revision`, `token`, ...).
+        loading: passed to `from_pretrained` of each part (`dtype`, `variant`, `revision`, `token`, ...).
 
     Raises:
         ValueError: if the model is of another kind (inpainting, SDXL, v-prediction, ...).
@@ -490,24 +502,16 @@ def _read_safetensors(source: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
             record = json.loads((file.metadata() or {}).get(_RECORD, "{}"))
             return {key: file.get_tensor(key) for key in file.keys()}, record  # noqa: SIM118 (not a dict)
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"`path` has to be a readable checkpoint, got {source}: {error}.") from error
+        raise ValueError(_unreadable(source, error)) from error
 
 
 def _read_pickle(source: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         contents = _load_without_code(source)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"`path` has to hold plain tensors, got {source}, whose pickle asks for more than that"
-            f"{_asked_for(error)}; nothing of it was run. Where the file is trusted and its libraries are installed, "
-            'save its state dict alone, `safetensors.torch.save_file(checkpoint["state_dict"], "weights.safetensors")`'
-            ", and convert that file."
-        ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"`path` has to be a readable checkpoint, got {source}, which is damaged, cut short or of another format: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    # What a damaged file raises depends on where it was damaged.
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        asked = _REFUSED_CLASS.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        raise ValueError(_way_out(source, asked.group(1)) if asked else _unreadable(source, error)) from error
     if not isinstance(contents, dict):
         raise ValueError(f"`path` has to hold a state dict, got {source} with a {type(contents).__name__}.")
     record = contents.get(_RECORD, {})
@@ -517,16 +521,28 @@ def _read_pickle(source: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     return state, record
 
 
+def _way_out(source: Path, asked: str) -> str:
+    return (
+        f"`path` has to hold plain tensors, got {source}, whose pickle asks for {asked}; nothing of it was run. Where "
+        "the file is trusted and its libraries are installed, save its state dict alone, "
+        '`safetensors.torch.save_file(checkpoint["state_dict"], "weights.safetensors")`, and convert that file.'
+    )
+
+
+def _unreadable(source: Path, error: Exception) -> str:
+    # PyTorch puts advice to load the file unsafely in front of the reason.
+    reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the doc")[0].split())
+    return (
+        f"`path` has to be a readable checkpoint, got {source}, which is cut short, damaged or of another format "
+        f"({reason[:120] or type(error).__name__})."
+    )
+
+
 def _load_without_code(source: Path) -> Any:
     # Only zip files, which PyTorch has written since 1.6, can be mapped; older ones are read whole.
     with source.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     return torch.load(source, map_location="cpu", weights_only=True, mmap=is_zip)
-
-
-def _asked_for(error: Exception) -> str:
-    found = re.search(r"(?:GLOBAL|global|class|Unsupported)\s+([\w.]+\.\w+)", str(error))
-    return f" ({found.group(1)})" if found else ""
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
@@ -795,10 +811,12 @@ def _check_kinds(components: Mapping[str, Any]) -> None:
 
 def _record(pipeline: DiffRetouchPipeline) -> dict[str, Any]:
     config = pipeline.unet.config
+    # Swapped in samplers know other variances, or none.
+    variance_type = pipeline.scheduler.config.get("variance_type")
     record = {
         "heads": list(_per_level(config.attention_head_dim, config)),
         "sample_size": config.sample_size,
-        "variance_type": pipeline.scheduler.config.get("variance_type", "fixed_small"),
+        "variance_type": variance_type if variance_type in VARIANCE_TYPES else "fixed_small",
         "pipeline": {name: pipeline.config[name] for name in _PIPELINE_DEFAULTS},
     }
     if isinstance(pipeline.vae, AutoencoderKL):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ POSITIONS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 # A curve may step back by this share of its own range and still count as monotone: less than anyone sees, more than
 # the wobble of clipping and rounding.
 MONOTONE_TOLERANCE = 0.02
+# A slider that moves a photo by less than this share of what its experts changed or disagreed on does nothing anyone
+# sees. Without the bound, an untrained model whose sliders move the seventh digit would rank as perfectly controlled.
+DEAD_SLIDER = 0.01
 
 NUM_VARIANTS = 8  # seeds of the coverage measure
 NUM_DIVERSITY_SEEDS = 4  # the first of these variants, compared with each other
@@ -146,7 +150,9 @@ def clahe(picture: np.ndarray) -> np.ndarray:
     if np.ptp(lightness) == 0:
         return picture
     lab[..., 0] = 100 * equalize_adapthist(lightness / 100)
-    return np.clip(lab2rgb(lab), 0, 1).astype(picture.dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # colours outside sRGB are expected here, and clipped
+        return np.clip(lab2rgb(lab), 0, 1).astype(picture.dtype)
 
 
 BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -358,7 +364,8 @@ def evaluate(
         - `settings`
         - `quality[method]`: overall `psnr` (dB), `ssim`, `delta_e`, `delta_e_ratio` (to no change) and
           `delta_e_ratio_interval` (None for one photo); the same means per expert under `experts`
-        - `control[slider]`: `spearman`; `right_way` and `monotone`, shares of photos; `curve`, own attribute per
+        - `control[slider]`: `spearman`; `right_way` and `monotone`, shares of photos (in all three, a slider
+          too weak to see by `DEAD_SLIDER` counts as one without effect); `curve`, own attribute per
           position; `range`, own attribute from -1 to +1; `expert_range`, between a photo's experts; `range_ratio`
           (None where every photo has one expert)
         - `crosstalk[slider][attribute]`: mean signed change from -1 to +1 in standard deviations of the attribute
@@ -397,6 +404,7 @@ def evaluate(
         "experts": sorted({expert for record in records for expert in record["expert_scores"]}),
         "positions": list(POSITIONS),
         "monotone_tolerance": MONOTONE_TOLERANCE,
+        "dead_slider": DEAD_SLIDER,
     }
     result = {"settings": settings, **_summarise(records, seed), "photos": records}
     _require_finite(result, "result")
@@ -497,16 +505,19 @@ def _interval(resampled: np.ndarray) -> list[float]:
 def _control(records: list[dict[str, Any]], number: int) -> dict[str, Any]:
     curves = np.asarray([record["control"][ATTRIBUTES[number]] for record in records])[:, :, number]  # (P, positions)
     experts = [np.asarray(list(record["expert_scores"].values()))[:, number] for record in records]
-    gain = curves[:, -1] - curves[:, 0]
+    inputs = [record["input_scores"][number] for record in records]
+    visible = [DEAD_SLIDER * np.ptp([own, *scores]) for own, scores in zip(inputs, experts, strict=True)]
+    seen = np.where(np.ptp(curves, axis=1) >= visible, curves.T, 0).T  # flat where nothing is to be seen
+    gain = float(np.mean(curves[:, -1] - curves[:, 0]))
     expert_range = float(np.mean([np.ptp(scores) for scores in experts]))
     return {
-        "spearman": float(np.mean([spearman(curve) for curve in curves])),
-        "right_way": float(np.mean(gain > 0)),
-        "monotone": float(np.mean([is_monotone(curve) for curve in curves])),
+        "spearman": float(np.mean([spearman(curve) for curve in seen])),
+        "right_way": float(np.mean(seen[:, -1] > seen[:, 0])),
+        "monotone": float(np.mean([is_monotone(curve) for curve in seen])),
         "curve": curves.mean(0).tolist(),
-        "range": float(gain.mean()),
+        "range": gain,
         "expert_range": expert_range,
-        "range_ratio": float(gain.mean() / expert_range) if expert_range > 0 else None,
+        "range_ratio": gain / expert_range if expert_range > 0 else None,
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -283,14 +282,12 @@ class AffineGrid:
         tensors = {"coefficients": self.coefficients, **{f"guide.{k}": v for k, v in self.guide.state_dict().items()}}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         data = serialize(tensors, metadata={"format": _LOOK_FORMAT, "version": _LOOK_VERSION})
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+            temporary.write_bytes(data)
             os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AffineGrid:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import re
 import secrets
@@ -42,6 +43,9 @@ __all__ = ["MAX_PIXELS", "Photo", "PhotoError", "open_photo", "save_photo"]
 
 MAX_PIXELS = 400_000_000
 """Largest photo `open_photo` decodes unless told otherwise: four times 100 MP, 1.2 GB of 8-bit RGB."""
+
+# What tifffile logs about a bad file comes as a PhotoError; without a handler it would be printed as well.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _ROWS = 256  # rows worked on at once, so that wider intermediate types stay small
 _MAX_METADATA = 1 << 26  # bytes of one tag or one inflated chunk; real ones are below 10 MB
@@ -296,32 +300,39 @@ def _read_png(file: BinaryIO, max_pixels: int) -> _Decoded:
     header = file.read(_PNG_HEADER_LENGTH)
     width, height = struct.unpack_from(">II", header, 16)
     _check_size(width, height, max_pixels)
-    data = header + file.read()
-    chunks = dict(_png_chunks(data))
-    if "acTL" in chunks:
-        _check_frames(struct.unpack_from(">I", chunks["acTL"])[0], "frames")
-    samples, alpha = _split_alpha(imagecodecs.png_decode(data))  # Pillow would give 16-bit RGB as 8 bit
+    picture, chunks = _png_parts(header + file.read())
+    if b"acTL" in chunks:
+        _check_frames(struct.unpack_from(">I", chunks[b"acTL"])[0], "frames")
+    samples, alpha = _split_alpha(imagecodecs.png_decode(picture))  # Pillow would give 16-bit RGB as 8 bit
     return _Decoded(
         samples,
         "GRAY" if samples.ndim == 2 else "RGB ",
         alpha,
-        icc_profile=_png_icc_profile(chunks.get("iCCP")),
-        exif=_without_exif_mark(chunks.get("eXIf")),
-        xmp=_png_xmp(chunks.get("XMP")),
-        dpi=_png_dpi(chunks.get("pHYs")),
+        icc_profile=_png_icc_profile(chunks.get(b"iCCP")),
+        exif=_without_exif_mark(chunks.get(b"eXIf")),
+        xmp=_png_xmp(chunks.get(_XMP_KEYWORD)),
+        dpi=_png_dpi(chunks.get(b"pHYs")),
     )
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the chunks that matter here; the iTXt chunk with XMP is called `XMP`."""
+def _png_parts(data: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """The chunks that make up the pixels, as a file, and the content of those that describe them, XMP by its keyword.
+
+    They are parted because the decoder prints its opinion of doubtful profiles and the like on the terminal.
+    """
+    picture, described = [_PNG_SIGNATURE], {}
     at = len(_PNG_SIGNATURE)
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
-        if kind in (b"acTL", b"iCCP", b"eXIf", b"pHYs"):
-            yield kind.decode(), data[at + 8 : at + 8 + length]
+        end = at + length + 12
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            picture.append(data[at:end])
+        elif kind in (b"acTL", b"iCCP", b"eXIf", b"pHYs"):
+            described[kind] = data[at + 8 : end - 4]
         elif kind == b"iTXt" and data.startswith(_XMP_KEYWORD + b"\0", at + 8):
-            yield "XMP", data[at + 8 : at + 8 + length]
-        at += length + 12
+            described[_XMP_KEYWORD] = data[at + 8 : end - 4]
+        at = end
+    return b"".join(picture), described
 
 
 def _png_icc_profile(chunk: bytes | None) -> bytes | None:
@@ -594,7 +605,8 @@ class _TagReader:
         at += struct.calcsize(f"={count_layout}")
         entry_length = struct.calcsize(f"={entry_layout}")
         next_at = at + count * entry_length
-        (following,) = self.unpack(pointer_layout, next_at)
+        ends_here = next_at + struct.calcsize(f"={pointer_layout}") > self.size  # some writers leave the last zero out
+        following = 0 if ends_here else self.unpack(pointer_layout, next_at)[0]
         tags = {}
         for entry_at in range(at, next_at, entry_length):
             code, kind, number, inline = self.unpack(entry_layout, entry_at)
@@ -846,7 +858,7 @@ def save_photo(
             raise _Refused(f"the extension has to be one of {', '.join(_WRITERS)}, got {extension or 'none'}")
         if not overwrite and os.path.lexists(name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        if source is not None and os.path.exists(name) and os.path.samefile(name, source):
+        if source is not None and _same_file(name, source):
             raise _Refused("it is the photo's own source")
         _write_atomically(name, overwrite, lambda file: _WRITERS[extension](photo, file, quality))
     except FileExistsError:
@@ -857,6 +869,13 @@ def save_photo(
         raise PhotoError(f"cannot save {name}: {_one_line(error.strerror or error)}") from error
     except _Refused as refusal:
         raise PhotoError(f"cannot save {name}: {refusal}") from None
+
+
+def _same_file(one: str, other: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except FileNotFoundError:
+        return False
 
 
 def _write_atomically(name: str, overwrite: bool, write: Callable[[BinaryIO], None]) -> None:

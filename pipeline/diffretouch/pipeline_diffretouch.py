@@ -5,12 +5,12 @@ This file travels with every model on the Hub, so it imports nothing of the pack
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,14 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+ATTRIBUTES = ("colorfulness", "brightness", "contrast", "temperature")
 SLIDER_RANGE = 1.5
 OUTPUT_TYPES = ("pil", "np", "pt", "grid", "latent")
 BASES = ("photo", "decoded")
 CONDITIONING_RESIZES = ("nearest", "area")
 
-# Modules that travel with a saved model, and the component folder each belongs to ("" is the pipeline's own).
-_REMOTE_MODULES = {"pipeline_diffretouch": "", "modeling_affine_grid": "grid_head", "modeling_latent_codec": "vae"}
+# Modules of components whose code travels with a saved model, in the component's folder.
+_REMOTE_MODULES = ("modeling_affine_grid", "modeling_latent_codec")
 
 
 @dataclass
@@ -80,7 +81,7 @@ class DiffRetouchPipeline(DiffusionPipeline):
         min_timestep: the lowest timestep that sampling visits, see `truncated_timesteps`.
         conditioning_size: side of the antialiased square view of the photo that the model sees.
         conditioning_resize: how that view becomes latent-sized, "nearest" or "area".
-        attributes: order of the sliders in the context token.
+        attributes: order of the sliders in the context token; None = `ATTRIBUTES`.
     """
 
     model_cpu_offload_seq = "unet->grid_head->vae"
@@ -103,7 +104,7 @@ class DiffRetouchPipeline(DiffusionPipeline):
         min_timestep: int = 200,
         conditioning_size: int = 512,
         conditioning_resize: str = "nearest",
-        attributes: Sequence[str] = ("colorfulness", "brightness", "contrast", "temperature"),
+        attributes: list | None = None,
     ):
         super().__init__()
         if conditioning_resize not in CONDITIONING_RESIZES:
@@ -116,7 +117,7 @@ class DiffRetouchPipeline(DiffusionPipeline):
             min_timestep=min_timestep,
             conditioning_size=conditioning_size,
             conditioning_resize=conditioning_resize,
-            attributes=list(attributes),
+            attributes=list(attributes or ATTRIBUTES),
         )
 
     @property
@@ -397,34 +398,26 @@ class DiffRetouchPipeline(DiffusionPipeline):
         index = Path(save_directory) / self.config_name
         config = json.loads(index.read_text())
         config["_class_name"] = [__name__.rpartition(".")[2], type(self).__name__]
-        for module, folder in _REMOTE_MODULES.items():
-            if folder and (config.get(folder) or [None])[0] is None:
-                continue
-            if folder:
-                component = type(getattr(self, folder))
-                if component.__module__.rpartition(".")[2] != module:
-                    continue
-                config[folder] = [module, component.__name__]
-                source = Path(inspect.getfile(component))
-            else:
-                source = Path(inspect.getfile(type(self)))
-            (Path(save_directory) / folder).mkdir(exist_ok=True)
-            target = Path(save_directory) / folder / f"{module}.py"
-            if source.resolve() != target.resolve():
-                shutil.copyfile(source, target)
+        _copy_code(type(self), Path(save_directory))
+        for name, component in self.components.items():
+            module = type(component).__module__.rpartition(".")[2]
+            if module in _REMOTE_MODULES:
+                config[name] = [module, type(component).__name__]
+                _copy_code(type(component), Path(save_directory) / name)
         index.write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
         loaded = super().load_config(*args, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
-        package = __name__.rpartition(".")[0]
+        package, _, _ = __name__.rpartition(".")
+        if package.startswith("diffusers_modules"):
+            return loaded  # this file runs as remote code: diffusers finds the modules beside the weights
         for name, value in config.items():
-            local = f"{package}.{value[0]}" if isinstance(value, (list, tuple)) and value else ""
-            if name != "_class_name" and package and value and value[0] in _REMOTE_MODULES:
-                __import__(local)
-                assert local in sys.modules
-                config[name] = [local, value[1]]
+            if isinstance(value, (list, tuple)) and value and value[0] in _REMOTE_MODULES:
+                # Imported here because diffusers looks a component's library up among the imported modules.
+                module = importlib.import_module(f"{package}.{value[0]}")
+                config[name] = [module.__name__, value[1]]
         return loaded
 
     @classmethod
@@ -433,6 +426,14 @@ class DiffRetouchPipeline(DiffusionPipeline):
         if isinstance(config.get("_class_name"), list):
             config["_class_name"] = config["_class_name"][1]
         return config
+
+
+def _copy_code(cls: type, folder: Path) -> None:
+    source = Path(inspect.getfile(cls))
+    target = folder / source.name
+    folder.mkdir(exist_ok=True)
+    if not (target.exists() and target.samefile(source)):
+        shutil.copyfile(source, target)
 
 
 def _is_number(value: Any) -> bool:
@@ -503,9 +504,9 @@ def _check_photo(photo: Any) -> None:
 def _channels(photo: Any) -> list[torch.Tensor]:
     """The three channels of a photo as (1, 1, H, W) views, in the photo's own type."""
     if isinstance(photo, PIL.Image.Image):
-        photo = np.asarray(photo.convert("RGB"))
+        photo = np.array(photo.convert("RGB"))
     if isinstance(photo, np.ndarray):
-        photo = torch.from_numpy(np.ascontiguousarray(photo)).permute(2, 0, 1)
+        photo = torch.from_numpy(photo if photo.flags.writeable else photo.copy()).permute(2, 0, 1)
     return [channel[None, None] for channel in photo]
 
 

@@ -1,0 +1,36 @@
+# Every target makes .venv when it is missing or older than the pinned versions.
+
+PYTHON ?= python3
+PHOTO ?= examples/photo.jpg
+OUT ?= retouched
+VENV := .venv/ready
+BIN := .venv/bin
+
+# Spinning OpenMP barriers make small machines up to 50 times slower.
+export GOMP_SPINCOUNT ?= 2000
+
+.PHONY: retouch train-demo test lint bench
+
+retouch: $(VENV)  ## retouch PHOTO into the folder OUT, with four expert variants and a side-by-side picture
+	$(BIN)/diffretouch retouch "$(PHOTO)" -o "$(OUT)" --variants 4 --compare --overwrite
+
+train-demo: $(VENV)  ## one minute of training on a data set built from the example photos
+	$(BIN)/python dataset_card/build_dataset.py examples runs/demo-data --table examples/photos.tsv --long_side 192
+	$(BIN)/python train_lora/train_full.py --recipe smoke dataset=runs/demo-data
+
+test: $(VENV)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)
+	$(BIN)/python benchmarks/retouch.py examples/photo.jpg -o benchmarks/results/retouch.json
+
+$(VENV): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
