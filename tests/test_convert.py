@@ -315,7 +315,7 @@ def test_non_finite_values_are_refused_by_name(checkpoint, tmp_path, value):
 
 def test_integers_are_refused_by_name(checkpoint, tmp_path):
     path = changed(checkpoint, tmp_path, lambda state: state.update({"hdrdecoder.guide.bias": torch.tensor(1)}))
-    with pytest.raises(ValueError, match=r"got others in hdrdecoder\.guide\.bias"):
+    with pytest.raises(ValueError, match=r"got hdrdecoder\.guide\.bias \(torch\.int64\)"):
         convert_original_checkpoint(path)
 
 
@@ -332,7 +332,7 @@ def test_weights_that_overflow_the_type_are_refused(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"too small for guide\.matrix"):
         convert_checkpoint_to_folder(path, tmp_path / "folder", variants=["fp16"])
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["changed.ckpt"]
-    with pytest.raises(ValueError, match=r"`dtype` has to be a floating torch.dtype or None, got torch.int8"):
+    with pytest.raises(ValueError, match=r"`dtype` has to be one of torch\.float16, .* or None, got torch\.int8"):
         convert_original_checkpoint(path, dtype=torch.int8)
 
 

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     named = RECIPES / f"{options.recipe}.yaml"
     try:
         config = load_config(named if named.is_file() else options.recipe, options.overrides)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"train_full: {error}", file=sys.stderr)
         return 2
 
@@ -48,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (FloatingPointError, OSError) as error:
         print(f"train_full: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("train_full: stopped; --resume continues from the last checkpoint", file=sys.stderr)
+        return 130
     print(f"The trained pipeline is in {final}")
     return 0
 

@@ -117,6 +117,8 @@ def conditions_quantile(changes: torch.Tensor) -> torch.Tensor:
     constant attribute (or a single pair) gets 0.
     """
     _check_scores("changes", changes)
-    below = (changes[None] < changes[:, None]).sum(1)  # (N, 4): how many changes are smaller
-    above = (changes[None] > changes[:, None]).sum(1)
-    return (below - above).to(changes) / max(1, len(changes) - 1)
+    columns = changes.T.contiguous()  # (4, N)
+    ordered = columns.sort(dim=1).values
+    below = torch.searchsorted(ordered, columns)  # how many changes are smaller
+    above = len(changes) - torch.searchsorted(ordered, columns, right=True)
+    return (below - above).T.to(changes) / max(1, len(changes) - 1)

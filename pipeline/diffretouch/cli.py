@@ -1,7 +1,8 @@
 """The command line: `diffretouch retouch PHOTO... -o OUT`.
 
-Prints one line and exits with 2 for a bad argument or a photo that cannot be read, with 1 for a failure at work. A
-batch goes on past a bad photo, names it at the end and exits with 1.
+Prints one line and exits with 2 for a bad argument or a photo that cannot be read or written. A batch goes on past a
+bad photo, names it at the end and exits with 1. An input is replaced only where `-o` names it and `--overwrite` is
+given; no other option, and no other photo of a batch, ever touches it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ SLIDERS = {
     "temperature": "cool to warm",
 }
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
-_COMPARE_HEIGHT = 720  # pixels; a side-by-side picture is for looking at, not for keeping
+# A folder may be called anything, but nobody means one by these.
+_OTHER_SUFFIXES = (".avif", ".bmp", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pdf", ".psd")
+_COMPARE_SIZE = (1280, 720)  # most pixels of each picture; a side-by-side picture is for looking at, not for keeping
+_MAX_VARIANTS = 32  # they go through the model together, and side by side have to fit into a JPEG
 
 
 class UsageError(Exception):
@@ -77,13 +81,36 @@ def _parser() -> _Parser:
     for name, meaning in SLIDERS.items():
         retouch.add_argument(f"--{name}", type=_number(name, -1.5, 1.5), default=0.0, metavar="X", help=meaning)
     retouch.add_argument("--strength", type=_number("strength", 0, 2), default=1.0, help="0 = the photo, 1 = full")
-    retouch.add_argument("--variants", type=_count("variants", 0), default=0, metavar="N", help="more expert styles")
-    retouch.add_argument("--seed", type=_count("seed", 0), default=0, help="of the style; variants count up from it")
-    retouch.add_argument("--steps", type=_count("steps", 1), help="sampling steps (default: the model's own)")
+    retouch.add_argument(
+        "--variants", type=_count("variants", 0, _MAX_VARIANTS), default=0, metavar="N", help="more expert styles"
+    )
+    retouch.add_argument(
+        "--seed", type=_count("seed", 0, 2**32 - 1), default=0, help="of the style; variants count up from it"
+    )
+    retouch.add_argument("--steps", type=_count("steps", 1, 1000), help="sampling steps (default: the model's own)")
     retouch.add_argument("--model", help="folder or Hub id (default: the bundled model)")
     retouch.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
-    retouch.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    retouch.add_argument("--overwrite", action="store_true", help="replace files that exist, IN too if it is OUT")
+    _add_export(commands)
+    _add_push(commands)
     return parser
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="write a self-contained model folder, which loads anywhere")
+    export.set_defaults(run=_run_export)
+    export.add_argument("--model", help="folder or Hub id (default: the bundled model)")
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+
+
+def _add_push(commands: Any) -> None:
+    push = commands.add_parser("push", help="push a model, data set or Space folder to the Hub")
+    push.set_defaults(run=_run_push)
+    push.add_argument("folder", type=Path, metavar="FOLDER")
+    push.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if it does not exist")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument("--message", help="of the commit")
+    push.add_argument("--pull-request", action="store_true", help="open a pull request instead of writing to main")
 
 
 def _number(name: str, low: float, high: float) -> Callable[[str], float]:
@@ -99,10 +126,11 @@ def _number(name: str, low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
-def _count(name: str, least: int) -> Callable[[str], int]:
+def _count(name: str, least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"`{name}` has to be an integer of at least {least}, got {text}")
+        digits = text.isascii() and text.isdigit() and len(text) <= 20
+        if not digits or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"`{name}` has to be an integer in [{least}, {most}], got {text}")
         return int(text)
 
     return parse
@@ -113,14 +141,18 @@ def _run_retouch(options: argparse.Namespace) -> int:
     pipe = _load_pipeline(options.model)
     from tqdm.auto import tqdm
 
+    from .photo import PhotoError
+
     # One photo shows the sampling steps; a batch shows the photos.
     pipe.set_progress_bar_config(disable=len(jobs) > 1, desc=jobs[0].source.name, leave=False)
     failures = []
     for job in tqdm(jobs, unit="photo", disable=len(jobs) == 1):
         try:
             _retouch(pipe, job, options)
-        except (ValueError, OSError) as error:
+        except PhotoError as error:
             failures.append(str(error))
+        except (ValueError, OSError, MemoryError) as error:
+            failures.append(f"cannot retouch {job.source}: {_first_line(error)}")
     if failures and len(jobs) == 1:
         raise UsageError(failures[0])
     for failure in failures:
@@ -134,6 +166,8 @@ def _plan(options: argparse.Namespace) -> list[Job]:
     """Name every file before any work, so that a clash costs nothing."""
     output: Path = options.output
     to_file = output.suffix.lower() in _PHOTO_SUFFIXES and not output.is_dir()
+    if output.suffix.lower() in _OTHER_SUFFIXES and not output.is_dir():
+        raise UsageError(f"`output` has to be a folder or end in {', '.join(_PHOTO_SUFFIXES)}, got {output}")
     if to_file and len(options.photos) > 1:
         raise UsageError(f"`output` has to be a folder for {len(options.photos)} photos, got {output}")
     jobs = []
@@ -147,22 +181,37 @@ def _plan(options: argparse.Namespace) -> list[Job]:
         compare = folder / f"{stem}-compare.jpg" if options.compare else None
         jobs.append(Job(source, retouched, variants, compare))
     _check_targets(jobs, options.overwrite)
-    try:
-        (output.parent if to_file else output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder for {output}: {error.strerror}") from error
+    _check_folder(output.parent if to_file else output)
     return jobs
 
 
+def _check_folder(folder: Path) -> None:
+    """Whether `folder` is there or can be made; it is made only when there is something to put into it."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"cannot make the folder {folder}: {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write into the folder {nearest}: permission denied")
+
+
 def _check_targets(jobs: list[Job], overwrite: bool) -> None:
+    sources = {job.source.resolve() for job in jobs}
     owners: dict[Path, Path] = {}
     for job in jobs:
         for target in job.targets:
-            if target in owners:
-                raise UsageError(f"{owners[target]} and {job.source} would both be written to {target}")
-            owners[target] = job.source
-            if target.exists() and not overwrite:
+            place = target.resolve()
+            if place in owners:
+                raise UsageError(f"{owners[place]} and {job.source} would both be written to {target}")
+            owners[place] = job.source
+            if os.path.lexists(target) and not overwrite:
                 raise UsageError(f"{target} exists; choose another output or pass --overwrite")
+            if place in sources and not _is_replaced(job, target):
+                raise UsageError(f"{target} is an input, too; choose another output")
+
+
+def _is_replaced(job: Job, target: Path) -> bool:
+    """Whether `-o` names the photo itself, which --overwrite then allows."""
+    return target == job.retouched and target.resolve() == job.source.resolve()
 
 
 def _load_pipeline(model: str | None) -> Any:
@@ -175,12 +224,18 @@ def _load_pipeline(model: str | None) -> Any:
     try:
         return DiffRetouchPipeline.from_pretrained(model or BUNDLED_MODEL)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"`model` has to be a DiffRetouch folder or Hub id, got {model or BUNDLED_MODEL}: {reason}") from error
+        raise UsageError(
+            f"`model` has to be a DiffRetouch folder or Hub id, got {model or BUNDLED_MODEL}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _retouch(pipe: Any, job: Job, options: argparse.Namespace) -> None:
     import torch
+    from tqdm.auto import tqdm
 
     from .photo import Photo, open_photo, save_photo
 
@@ -193,27 +248,29 @@ def _retouch(pipe: Any, job: Job, options: argparse.Namespace) -> None:
         generator=[torch.Generator().manual_seed(options.seed + i) for i in range(1 + len(job.variants))],
         output_type="grid",
     ).grids
+    job.retouched.parent.mkdir(parents=True, exist_ok=True)
     shown = [_reduced(photo)]
     for grid, target in zip(grids, (job.retouched, *job.variants), strict=True):
         retouched = photo.with_pixels(grid.apply(photo.pixels, options.strength))
-        save_photo(retouched, target, overwrite=options.overwrite)
-        print(target)
+        kept = None if _is_replaced(job, target) else job.source
+        save_photo(retouched, target, overwrite=options.overwrite, source=kept)
+        tqdm.write(str(target))
         shown.append(_reduced(retouched))
     if job.compare:
         comparison = Photo(_side_by_side(shown), icc_profile=photo.icc_profile)
-        save_photo(comparison, job.compare, overwrite=options.overwrite)
-        print(job.compare)
+        save_photo(comparison, job.compare, overwrite=options.overwrite, source=job.source)
+        tqdm.write(str(job.compare))
 
 
 def _reduced(photo: Photo) -> np.ndarray:
-    """The photo's pixels at the height of a comparison, (h, w, 3) uint8."""
+    """The photo's pixels at the size of a comparison, (h, w, 3) uint8."""
     import numpy as np
     import PIL.Image
 
     pixels = photo.pixels if photo.pixels.dtype == np.uint8 else (photo.pixels // 257).astype(np.uint8)
     picture = PIL.Image.fromarray(pixels)
-    height = min(_COMPARE_HEIGHT, picture.height)
-    size = (max(1, round(picture.width * height / picture.height)), height)
+    scale = min(1.0, _COMPARE_SIZE[0] / picture.width, _COMPARE_SIZE[1] / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return np.asarray(picture.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
@@ -222,6 +279,40 @@ def _side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
 
     gap = np.full((pictures[0].shape[0], 8, 3), 255, dtype=np.uint8)
     return np.concatenate([column for picture in pictures for column in (picture, gap)][:-1], axis=1)
+
+
+def _run_export(options: argparse.Namespace) -> int:
+    from . import BUNDLED_MODEL
+    from .hub import HubError, export
+
+    try:
+        print(export(options.model or BUNDLED_MODEL, options.output))
+    except (FileExistsError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    except (HubError, OSError) as error:
+        print(f"diffretouch: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run_push(options: argparse.Namespace) -> int:
+    from .hub import HubError, push
+
+    try:
+        commit = push(
+            options.folder,
+            options.repo_id,
+            private=options.private or None,
+            commit_message=options.message,
+            create_pr=options.pull_request,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except (HubError, OSError) as error:
+        print(f"diffretouch: {error}", file=sys.stderr)
+        return 1
+    print(commit.pr_url or commit.repo_url)
+    return 0
 
 
 if __name__ == "__main__":

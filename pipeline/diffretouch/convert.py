@@ -36,6 +36,7 @@ from .modeling_affine_grid import AffineGridHead
 from .pipeline_diffretouch import DiffRetouchPipeline
 
 VARIANCE_TYPES = ("fixed_small", "fixed_large")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 _UNET, _VAE, _HEAD = "model.diffusion_model.", "first_stage_model.", "hdrdecoder."
@@ -268,7 +269,8 @@ def pipeline_from_stable_diffusion(
 
 def _check_stable_diffusion(unet: UNet2DConditionModel, schedule: Mapping[str, Any]) -> None:
     config = unet.config
-    needed = {"in_channels": 4, "out_channels": 4, "addition_embed_type": None, "class_embed_type": None}
+    needed: dict[str, Any] = {"in_channels": 4, "out_channels": 4}
+    needed |= dict.fromkeys(("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"))
     wrong = [f"{field}={config[field]}" for field, value in needed.items() if config[field] != value]
     if wrong:
         raise ValueError(
@@ -732,9 +734,9 @@ def _check_keys(expected: _Shapes, found: _Shapes) -> None:
 
 
 def _check_values(state: Mapping[str, torch.Tensor]) -> None:
-    integers = [key for key, tensor in state.items() if not tensor.is_floating_point()]
-    if integers:
-        raise ValueError(f"`path` has to hold floating tensors, got others in {_some(integers)}.")
+    others = [f"{key} ({tensor.dtype})" for key, tensor in state.items() if tensor.dtype not in DTYPES]
+    if others:
+        raise ValueError(f"`path` has to hold tensors of type {_types()}, got {_some(others)}.")
     broken = [key for key, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(f"`path` has to hold finite values, got NaN or infinite ones in {_some(broken)}.")
@@ -877,8 +879,9 @@ def _write_weights(
         max_shard_size=max_shard_size,
     )
     for filename, names in plan.filename_to_tensors.items():
-        shard = {name: state[name].to(dtype).contiguous() for name in names}
-        save_file(shard, folder / filename, metadata={"format": "pt"})
+        # Not bound to a name, so that it is freed before the next one is cast.
+        save_file({name: state[name].to(dtype) for name in names}, folder / filename, metadata={"format": "pt"})
+        (folder / filename).chmod(0o666 & ~_umask())  # safetensors keeps its files to their owner
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         infix = f".{variant}" if variant else ""
@@ -931,8 +934,12 @@ def _check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
 
 
 def _check_dtype(dtype: Any) -> None:
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"`dtype` has to be a floating torch.dtype or None, got {dtype!r}.")
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"`dtype` has to be one of {_types()} or None, got {dtype!r}.")
+
+
+def _types() -> str:
+    return ", ".join(map(str, DTYPES))
 
 
 def _some(names: Sequence[str]) -> str:

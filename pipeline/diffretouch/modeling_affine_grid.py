@@ -5,9 +5,9 @@ This file travels with every model on the Hub, so it imports nothing of the pack
 
 from __future__ import annotations
 
-import copy
 import math
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ def slice_affine_grid(
     """Slice an affine bilateral grid at the pixels of a guide map (bilateral slicing; HDRNet, eq. 4).
 
     Trilinear with x = 2j/(W-1)-1, y = 2i/(H-1)-1, z = 2g-1, cell centres at half positions and border padding.
-    A side of one pixel reads the middle of the grid.
+    A side of one pixel reads the middle of the grid. Works in at least float32: half floats cannot hold the position
+    of a pixel.
 
     Args:
         coefficients: (B, 12, D, Gh, Gw), affine index slowest.
@@ -80,6 +81,8 @@ def slice_affine_grid(
     Returns:
         (B, 12, H, W): per pixel the 3 x 4 transform, row-major.
     """
+    dtype = torch.promote_types(guide.dtype, torch.float32)
+    coefficients, guide = coefficients.to(dtype), guide.to(dtype)
     first, last = rows if rows is not None else (0, guide.shape[2])
     y = _axis(height if height is not None else guide.shape[2], guide)[first:last]
     x = _axis(guide.shape[3], guide)
@@ -169,7 +172,15 @@ class AffineGridHead(ModelMixin, ConfigMixin):
 
     def grids(self, coefficients: torch.Tensor) -> list[AffineGrid]:
         """One self-contained float32 `AffineGrid` per batch entry; later changes of the head do not reach them."""
-        return [AffineGrid(grid, self.guide) for grid in coefficients]
+        # Sequential offload keeps the guide's numbers away from the module until its hook fetches them.
+        hook = getattr(self.guide, "_hf_hook", None)
+        if hook is None:
+            return [AffineGrid(grid, self.guide) for grid in coefficients]
+        hook.pre_forward(self.guide)
+        try:
+            return [AffineGrid(grid, self.guide) for grid in coefficients]
+        finally:
+            hook.post_forward(self.guide, None)
 
 
 def identity_coefficients(depth: int, height: int, width: int) -> torch.Tensor:
@@ -179,28 +190,41 @@ def identity_coefficients(depth: int, height: int, width: int) -> torch.Tensor:
     return coefficients
 
 
+def _detached_copy(guide: GuideCurve) -> GuideCurve:
+    """The same curve in float32, without the gradients and the offload hooks of its owner."""
+    fresh = GuideCurve(num_knots=guide.thresholds.shape[-1])
+    fresh.load_state_dict(guide.state_dict())
+    return fresh.requires_grad_(False)
+
+
 class AffineGrid:
     """One retouch: an affine bilateral grid with the guide curve it is sliced by. Applies to a photo of any size.
 
     Args:
-        coefficients: (12, depth, height, width), finite; identity = channels 0, 5 and 10 equal to one.
+        coefficients: (12, depth, height, width) float, finite; identity = channels 0, 5 and 10 equal to one.
         guide: the curve that maps a photo to the grid's depth. Copied.
 
     Raises:
-        TypeError, ValueError: if the coefficients are not such a tensor.
+        TypeError, ValueError: if the coefficients are not such a tensor, or the guide is not such a curve.
     """
 
     def __init__(self, coefficients: torch.Tensor, guide: GuideCurve):
-        if not isinstance(coefficients, torch.Tensor):
-            raise TypeError(f"`coefficients` has to be a torch.Tensor, got {type(coefficients).__name__}.")
+        if not isinstance(coefficients, torch.Tensor) or not coefficients.is_floating_point():
+            kind = coefficients.dtype if isinstance(coefficients, torch.Tensor) else type(coefficients).__name__
+            raise TypeError(f"`coefficients` has to be a float torch.Tensor, got {kind}.")
         if coefficients.ndim != 4 or coefficients.shape[0] != 12 or 0 in coefficients.shape:
             raise ValueError(
                 f"`coefficients` has to be of shape (12, depth, height, width), got {tuple(coefficients.shape)}."
             )
-        if not torch.isfinite(coefficients).all():
-            raise ValueError("`coefficients` has to be finite, got NaN or infinite values.")
+        # By a part's name, not by class: remote code may hold this class a second time.
+        if not hasattr(guide, "thresholds"):
+            raise TypeError(f"`guide` has to be a GuideCurve, got {type(guide).__name__}.")
         self.coefficients = coefficients.detach().float().clone()
-        self.guide = copy.deepcopy(guide).float().requires_grad_(False).to(coefficients.device)
+        self.guide = _detached_copy(guide).to(coefficients.device)
+        if not torch.isfinite(self.coefficients).all():
+            raise ValueError("`coefficients` has to be finite, got NaN or infinite values.")
+        if not all(torch.isfinite(parameter).all() for parameter in self.guide.parameters()):
+            raise ValueError("`guide` has to be finite, got NaN or infinite values.")
 
     def __repr__(self) -> str:
         return f"AffineGrid({'x'.join(map(str, self.coefficients.shape))}, device={self.coefficients.device})"
@@ -221,8 +245,9 @@ class AffineGrid:
         Works through the photo in bands of rows, so that memory beyond input and output stays constant.
 
         Args:
-            photo: PIL image (alpha is returned untouched) | np (H, W, 3) uint8, uint16 or float in [0, 1] |
-                torch (3, H, W) or (B, 3, H, W) float in [0, 1].
+            photo: PIL image of 8 bits per channel (returned as RGB, or as RGBA with its alpha untouched) |
+                np (H, W, 3) uint8, uint16 or float in [0, 1] | torch (3, H, W) or (B, 3, H, W) float in [0, 1].
+                Computed in float32, whatever the float type.
             strength: in [0, 2]; 0 returns the photo, 1 the retouch, between and beyond blends the transforms with
                 the identity.
 
@@ -230,28 +255,28 @@ class AffineGrid:
             TypeError, ValueError: on any other photo or strength.
         """
         check_strength(strength)
+        strength = float(strength)
         if isinstance(photo, PIL.Image.Image):
             return self._apply_pil(photo, strength)
         if isinstance(photo, np.ndarray):
             return self._apply_numpy(photo, strength)
         if isinstance(photo, torch.Tensor):
-            check_photo_tensor("photo", photo)
-            batch = photo if photo.ndim == 4 else photo[None]
-            out = torch.empty_like(batch)
-            for source, target in zip(batch, out, strict=True):
-                for band in self._bands(*source.shape[1:]):
-                    target[:, band] = self._apply_band(source[:, band].float(), band, source.shape[1], strength)
-            return out.reshape(photo.shape)
+            return self._apply_torch(photo, strength)
         raise TypeError(f"`photo` has to be a PIL image, a numpy array or a torch tensor, got {type(photo).__name__}.")
 
     def _apply_pil(self, photo: PIL.Image.Image, strength: float) -> PIL.Image.Image:
+        check_photo_pil("photo", photo)
         retouched = PIL.Image.fromarray(self._apply_numpy(np.asarray(photo.convert("RGB")), strength))
+        if photo.mode in ("RGB", "RGBA", "P") and "icc_profile" in photo.info:
+            retouched.info["icc_profile"] = photo.info["icc_profile"]
         if photo.has_transparency_data:
             retouched.putalpha(photo.convert("RGBA").getchannel("A"))
         return retouched
 
     def _apply_numpy(self, photo: np.ndarray, strength: float) -> np.ndarray:
         check_photo_array("photo", photo)
+        if strength == 0:
+            return photo.copy()  # exact for float64 too, which the bands below would round
         height, width, _ = photo.shape
         top = np.iinfo(photo.dtype).max if photo.dtype.kind == "u" else None
         out = np.empty_like(photo)
@@ -261,6 +286,17 @@ class AffineGrid:
             values = (values * top).round_() if top else values
             out[band] = values.permute(1, 2, 0).cpu().numpy()
         return out
+
+    def _apply_torch(self, photo: torch.Tensor, strength: float) -> torch.Tensor:
+        check_photo_tensor("photo", photo)
+        if strength == 0:
+            return photo.clone()
+        batch = photo if photo.ndim == 4 else photo[None]
+        out = torch.empty_like(batch)
+        for source, target in zip(batch, out, strict=True):
+            for band in self._bands(*source.shape[1:]):
+                target[:, band] = self._apply_band(source[:, band].float(), band, source.shape[1], strength)
+        return out.reshape(photo.shape)
 
     @staticmethod
     def _bands(height: int, width: int) -> list[slice]:
@@ -273,7 +309,7 @@ class AffineGrid:
         signed = pixels * 2 - 1
         affine = slice_affine_grid(self.coefficients[None], self.guide(signed), (band.start, band.stop), height)
         retouched = (apply_affine(affine, signed) + 1) / 2
-        # Blending pictures equals blending the transforms with the identity, and is exact at strength 0.
+        # Blending pictures equals blending the transforms with the identity.
         return torch.lerp(pixels, retouched, strength)[0].clamp(0, 1).to(photo.device)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -282,7 +318,7 @@ class AffineGrid:
         tensors = {"coefficients": self.coefficients, **{f"guide.{k}": v for k, v in self.guide.state_dict().items()}}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         data = serialize(tensors, metadata={"format": _LOOK_FORMAT, "version": _LOOK_VERSION})
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
         try:
             temporary.write_bytes(data)
             os.replace(temporary, target)
@@ -294,35 +330,54 @@ class AffineGrid:
         """Read a retouch written by `save`.
 
         Raises:
-            FileNotFoundError: if there is no such file.
+            FileNotFoundError, PermissionError: if there is no such file, or it may not be read.
             ValueError: if the file is not a look, or is damaged.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, IsADirectoryError) as error:
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (SafetensorError, OSError) as error:  # OSError: a folder, a device
             raise ValueError(f"`path` has to be a look file (.safetensors), got {path}: {error}.") from error
         if metadata.get("format") != _LOOK_FORMAT or metadata.get("version") != _LOOK_VERSION:
-            raise ValueError(f"`path` has to be a look of version {_LOOK_VERSION}, got {path} with metadata {metadata}.")
+            raise ValueError(
+                f"`path` has to be a look of version {_LOOK_VERSION}, got {path} with metadata {metadata}."
+            )
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.float32:
+                raise ValueError(f"`path` has to hold float32 numbers, got {tensor.dtype} for {name} in {path}.")
         guide_state = {name.removeprefix("guide."): t for name, t in tensors.items() if name.startswith("guide.")}
-        thresholds = guide_state.get("thresholds", torch.empty(3, 16))
-        guide = GuideCurve(num_knots=thresholds.shape[-1] if thresholds.ndim else 16)
+        num_knots = max([1, *guide_state.get("thresholds", torch.empty(0)).shape[-1:]])
+        guide = GuideCurve(num_knots)
+        wanted = {name: list(tensor.shape) for name, tensor in guide.state_dict().items()}
+        given = {name: list(tensor.shape) for name, tensor in guide_state.items()}
+        if given != wanted:
+            raise ValueError(f"`path` has to hold a guide curve of shapes {wanted}, got {given} in {path}.")
+        guide.load_state_dict(guide_state)
         try:
-            guide.load_state_dict(guide_state)
-        except RuntimeError as error:
-            raise ValueError(f"`path` has to hold a guide curve, got {path}: {error}.") from error
-        if not all(torch.isfinite(tensor).all() for tensor in guide_state.values()):
-            raise ValueError(f"`path` has to hold finite values, got NaN or infinite ones in {path}.")
-        return cls(tensors.get("coefficients", torch.empty(0)), guide)
+            return cls(tensors.get("coefficients", torch.empty(0)), guide)
+        except ValueError as error:
+            raise ValueError(f"`path` has to be an undamaged look, got {path}: {error}") from error
 
 
 def check_strength(strength: float) -> None:
     """Raise unless `strength` is a number in [0, 2]."""
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)):
+    if isinstance(strength, bool) or not isinstance(strength, (int, float, np.integer, np.floating)):
         raise TypeError(f"`strength` has to be a number in [0, 2], got {type(strength).__name__}.")
-    if not (math.isfinite(strength) and 0 <= strength <= 2):
+    if not 0 <= strength <= 2:
         raise ValueError(f"`strength` has to be a number in [0, 2], got {strength}.")
+
+
+def check_photo_pil(name: str, photo: PIL.Image.Image) -> None:
+    """Raise unless `photo` is a PIL image of at most 8 bits per channel, not empty."""
+    if 0 in photo.size:
+        raise ValueError(f"`{name}` has to be at least 1 x 1 pixels, got {photo.width} x {photo.height}.")
+    if photo.mode[0] in "IF":  # Pillow would clip these to 8 bits without scaling
+        raise ValueError(
+            f"`{name}` has to be a PIL image of 8 bits per channel, got mode {photo.mode}: pass more bits as an array."
+        )
 
 
 def check_photo_array(name: str, photo: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 # Orthonormal opponent axes: luminance-like, red-blue (warmth), green-magenta. Retouching moves these apart.
@@ -46,20 +47,26 @@ class FixedLatentCodec(ModelMixin, ConfigMixin):
         self.latent_shift = nn.Parameter(torch.tensor([float(s) for s in shift]), requires_grad=False)
         self.latent_scale = nn.Parameter(torch.tensor([float(s) for s in scale]), requires_grad=False)
 
+    @apply_forward_hook
     def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
         """Pictures (B, 3, H, W) in [-1, 1], H and W multiples of `patch_size` -> `latent_dist` over
         (B, 4, H / patch_size, W / patch_size) with no spread: `sample()` equals `mode()`."""
         patch = self.config.patch_size
-        if x.shape[2] % patch or x.shape[3] % patch:
-            raise ValueError(f"`x` has to have sides that are multiples of {patch}, got {tuple(x.shape)}.")
+        if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape or x.shape[2] % patch or x.shape[3] % patch:
+            raise ValueError(
+                f"`x` has to be of shape (B, 3, H, W) with sides that are multiples of {patch}, got {tuple(x.shape)}."
+            )
         colours = F.avg_pool2d(x, patch)  # (B, 3, h, w)
-        variance = (F.avg_pool2d(x.square(), patch) - colours.square()).clamp_min(0).mean(1, keepdim=True)
+        # About the mean, not as a difference of squares: that would drown smooth patches in half-float rounding.
+        deviation = x - F.interpolate(colours, scale_factor=patch, mode="nearest")
+        variance = F.avg_pool2d(deviation.square(), patch).mean(1, keepdim=True)
         detail = 0.5 * torch.log(variance + 1e-4)  # (B, 1, h, w)
         raw = torch.cat([torch.einsum("bchw,dc->bdhw", colours, self.opponents), detail], dim=1)
         latents = (raw - self.latent_shift.view(4, 1, 1)) / self.latent_scale.view(4, 1, 1)
         moments = torch.cat([latents, torch.zeros_like(latents)], dim=1)
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
 
+    @apply_forward_hook
     def decode(self, z: torch.Tensor) -> DecoderOutput:
         """Latents (B, 4, h, w) -> pictures (B, 3, h * patch_size, w * patch_size) in [-1, 1]."""
         raw = z[:, :3] * self.latent_scale[:3].view(3, 1, 1) + self.latent_shift[:3].view(3, 1, 1)

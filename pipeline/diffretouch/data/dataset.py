@@ -12,6 +12,7 @@ import io
 import json
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
 from ..attributes import ATTRIBUTES, attribute_scores, attribute_view, conditions_linear
+from ..files import write_atomically
+from ..photo import open_photo
 from .synthetic import EXPERTS, degrade
 
 SPLITS = ("train", "validation", "test")
@@ -72,19 +75,25 @@ def synthetic_rows(photo: np.ndarray, photo_id: str, num_inputs: int, seed: int)
 
 
 def encode(picture: np.ndarray) -> bytes:
-    """uint8 picture -> JPEG bytes, quality 95 without chroma subsampling (a mean error below half a level)."""
+    """uint8 picture -> JPEG bytes, quality 95 without chroma subsampling: off by one to two levels on average."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(picture).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
 def open_resized(path: Path, long_side: int) -> np.ndarray:
-    """The resize rule of the synthetic set: keep the aspect, long side at most `long_side`, Lanczos, RGB."""
-    with PIL.Image.open(path) as picture:
-        picture = picture.convert("RGB")
-        scale = min(1.0, long_side / max(picture.size))
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        return np.asarray(picture.resize(size, PIL.Image.Resampling.LANCZOS))
+    """The resize rule of the synthetic set: upright RGB, aspect kept, long side at most `long_side`, Lanczos.
+
+    Raises:
+        PhotoError: if the file cannot be read as a photo.
+    """
+    pixels = open_photo(path).pixels
+    if pixels.dtype == np.uint16:
+        pixels = (pixels // 257).astype(np.uint8)
+    picture = PIL.Image.fromarray(pixels)
+    scale = min(1.0, long_side / max(picture.size))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return np.asarray(picture.resize(size, PIL.Image.Resampling.LANCZOS))
 
 
 def _rows_of_file(job: tuple[Path, str, int, int, int]) -> list[dict[str, Any]]:
@@ -98,11 +107,12 @@ def build_synthetic(
     """Build the synthetic-experts data set from a folder of good photos.
 
     Training photos get `num_inputs` degraded inputs each, validation and test photos one. Writes
-    `out/data/{split}-00000-of-00001.parquet` and `out/build.json` (arguments, resize rule, sha256 of each file).
+    `out/data/{split}-00000-of-00001.parquet` and `out/build.json` (arguments, resize rule, sha256 of each file), all
+    of them once all are complete.
 
     Args:
         photos: folder that holds the files named in the table.
-        table: tab-separated, with the columns `file` and `split`; lines that start with # are comments.
+        table: see `read_photo_table`.
         out: folder to write; made if missing.
         num_inputs: degraded versions of each training photo.
         long_side: pixels of the stored pictures' long side.
@@ -110,27 +120,46 @@ def build_synthetic(
 
     Raises:
         FileNotFoundError: if a photo of the table is missing, before anything is written.
+        ValueError: on a bad table, a photo that cannot be read, or a number below 1.
     """
+    for name, value in (("num_inputs", num_inputs), ("long_side", long_side)):
+        if value < 1:
+            raise ValueError(f"`{name}` has to be at least 1, got {value}.")
     entries = read_photo_table(table)
     missing = [entry["file"] for entry in entries if not (photos / entry["file"]).is_file()]
     if missing:
         raise FileNotFoundError(f"`photos` lacks {len(missing)} of {len(entries)} photos, first {missing[0]}.")
-    (out / "data").mkdir(parents=True, exist_ok=True)
-    hashes = {}
-    for split in SPLITS:
-        jobs = [
-            (photos / entry["file"], Path(entry["file"]).with_suffix("").as_posix(), inputs, long_side, seed)
-            for entry in entries
-            if entry["split"] == split
-            for inputs in [num_inputs if split == "train" else 1]
-        ]
-        file = out / "data" / f"{split}-00000-of-00001.parquet"
-        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-            write_parquet(tqdm(pool.imap(_rows_of_file, jobs), total=len(jobs), desc=split), file)
-        hashes[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    rule = f"aspect kept, long side {long_side} px, Lanczos, JPEG quality 95 4:4:4"
+
+    jobs: dict[str, list[tuple[Path, str, int, int, int]]] = {split: [] for split in SPLITS}
+    for entry in entries:
+        inputs = num_inputs if entry["split"] == "train" else 1
+        jobs[entry["split"]].append((photos / entry["file"], _photo_id(entry["file"]), inputs, long_side, seed))
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as folder:
+        files = [Path(folder) / f"{split}-00000-of-00001.parquet" for split in SPLITS]
+        # One thread each: the processes share the cores already.
+        processes = min(len(entries), os.cpu_count() or 1)
+        with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
+            for split, file in zip(SPLITS, files, strict=True):
+                rows = pool.imap(_rows_of_file, jobs[split])
+                write_parquet(tqdm(rows, total=len(jobs[split]), desc=split), file)
+        hashes = {file.name: _sha256(file) for file in files}
+        (out / "data").mkdir(exist_ok=True)
+        for file in files:
+            os.replace(file, out / "data" / file.name)
+    rule = f"upright, aspect kept, long side {long_side} px, Lanczos, JPEG quality 95 4:4:4"
     report = {"num_inputs": num_inputs, "long_side": long_side, "seed": seed, "resize": rule, "sha256": hashes}
-    (out / "build.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_atomically(out / "build.json", (json.dumps(report, indent=2) + "\n").encode())
+
+
+def _photo_id(file: str) -> str:
+    return Path(file).with_suffix("").as_posix()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_parquet(batches: Iterable[list[dict[str, Any]]], path: Path) -> None:
@@ -148,12 +177,23 @@ def write_parquet(batches: Iterable[list[dict[str, Any]]], path: Path) -> None:
 
 
 def read_photo_table(table: Path) -> list[dict[str, str]]:
-    """Rows of a tab-separated photo table with the columns `file` and `split`; # starts a comment line."""
-    with open(table, newline="") as file:
+    """Rows of a tab-separated photo table with the columns `file` and `split`; # starts a comment line.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: on a row without `file` or a valid `split`, a photo that comes twice, or an empty table.
+    """
+    with open(table, newline="", encoding="utf-8") as file:
         entries = list(csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"))
+    if not entries:
+        raise ValueError(f"`table` has to list at least one photo, got none in {table}.")
+    seen = set()
     for entry in entries:
         if not entry.get("file") or entry.get("split") not in SPLITS:
             raise ValueError(f"`table` has to give each row a `file` and a `split` of {SPLITS}, got {entry}.")
+        if _photo_id(entry["file"]) in seen:
+            raise ValueError(f"`table` has to list each photo once, extension aside, got {entry['file']} again.")
+        seen.add(_photo_id(entry["file"]))
     return entries
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from ..files import write_atomically
 
 
 @dataclass
@@ -20,7 +24,7 @@ class ModelConfig:
     block_out_channels: list[int] = field(default_factory=lambda: [32, 64, 128])
     layers_per_block: int = 1
     attention_levels: int = 1  # how many of the lowest resolutions attend; attention at the top only costs time
-    attention_head_dim: int = 16  # channels per head
+    attention_head_dim: int = 16  # heads per attention: diffusers' UNet takes their number under this name
     norm_num_groups: int = 16
     head_hidden_channels: list[int] = field(default_factory=lambda: [64])  # one stride-2 convolution each
     head_mid_channels: int = 96
@@ -29,6 +33,9 @@ class ModelConfig:
     # show through the noise of the last timestep, so that sampling from pure noise would drift to the average style.
     beta_start: float = 0.00085
     beta_end: float = 0.02
+    # "epsilon" is the method's; near pure noise a small network's error in it is multiplied by the inverse signal
+    # and becomes a drift of the whole picture. The velocity is the picture itself there.
+    prediction_type: str = "v_prediction"  # "epsilon" | "v_prediction"
     conditioning_resize: str = "area"
 
 
@@ -85,26 +92,36 @@ def load_config(recipe: str | Path | None, overrides: list[str]) -> TrainingConf
         FileNotFoundError: if there is no such recipe.
         ValueError: on an unknown key, a value of the wrong type, or values that do not go together.
     """
-    values: dict[str, Any] = {}
-    if recipe is not None:
-        values = yaml.safe_load(Path(recipe).read_text()) or {}
+    values = {} if recipe is None else _read_yaml(Path(recipe).read_text(encoding="utf-8"), str(recipe)) or {}
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
             raise ValueError(f"An override has to be key=value, got {override!r}.")
-        *parents, leaf = key.split(".")
-        place = values
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[leaf] = yaml.safe_load(value)
+        values = _with_override(values, key.split("."), _read_yaml(value, key))
     config = _fill(TrainingConfig, values, "")
     _check(config)
     return config
 
 
+def _read_yaml(text: str, name: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"`{name}` has to be YAML: {' '.join(str(error).split())}.") from error
+
+
+def _with_override(values: Any, path: list[str], value: Any) -> Any:
+    """`values` with `value` at the keys `path`."""
+    if not path:
+        return value
+    if not isinstance(values, dict):
+        raise ValueError(f"The override of `{path[0]}` has to go into a mapping, got {values!r}.")
+    return {**values, path[0]: _with_override(values.get(path[0], {}), path[1:], value)}
+
+
 def save_config(config: TrainingConfig, path: Path) -> None:
     """Write the whole configuration as a recipe that `load_config` reads back."""
-    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
 
 
 def _fill(cls: type, values: Any, prefix: str) -> Any:
@@ -134,28 +151,77 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         if isinstance(value, list):
             return [_convert(entry, item, name) for item in value]
     elif kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-4 as text
-        except ValueError:
-            pass
+        with suppress(ValueError):  # YAML reads 1e-4 as text
+            if math.isfinite(float(value)):
+                return float(value)
     elif type(value) is kind:
         return value
     raise ValueError(f"`{name}` has to be of type {getattr(kind, '__name__', kind)}, got {value!r}.")
 
 
+# (lowest, highest) of each number that has bounds; what is open on one side has an infinite end.
+_BOUNDS = {
+    "seed": (0, 2**32 - 1),
+    "max_train_steps": (1, math.inf),
+    "train_batch_size": (1, math.inf),
+    "lr_warmup_steps": (0, math.inf),
+    "adam_weight_decay": (0, math.inf),
+    "ema_decay": (0, 1),
+    "beta": (0, math.inf),
+    "contrastive_weight": (0, math.inf),
+    "contrastive_warmup_steps": (0, math.inf),
+    "condition_dropout": (0, 1),
+    "attribute_dropout": (0, 1),
+    "pixel_size": (1, math.inf),
+    "checkpointing_steps": (1, math.inf),
+    "checkpoints_total_limit": (1, math.inf),
+    "validation_steps": (1, math.inf),
+    "num_validation_photos": (1, math.inf),
+    "logging_steps": (1, math.inf),
+    "model.sample_size": (1, math.inf),
+    "model.layers_per_block": (1, math.inf),
+    "model.attention_head_dim": (1, math.inf),
+    "model.norm_num_groups": (1, math.inf),
+    "model.head_mid_channels": (1, math.inf),
+    "model.grid_depth": (1, math.inf),
+}
+_POSITIVE = ("learning_rate", "max_grad_norm", "contrastive_temperature", "timestep_power", "model.beta_start")
+_CHOICES = {
+    "contrastive": ("signed", "published", "none"),
+    "mixed_precision": ("no", "fp16", "bf16"),
+}
+
+
 def _check(config: TrainingConfig) -> None:
-    counts = ("max_train_steps", "train_batch_size", "checkpointing_steps", "validation_steps", "logging_steps")
-    for name in (*counts, "checkpoints_total_limit", "pixel_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"`{name}` has to be at least 1, got {getattr(config, name)}.")
-    if config.contrastive not in ("signed", "published", "none"):
-        raise ValueError(f'`contrastive` has to be "signed", "published" or "none", got {config.contrastive!r}.')
-    if not 0 <= config.contrastive_batch_size <= config.train_batch_size:
+    value = {**vars(config), **{f"model.{name}": setting for name, setting in vars(config.model).items()}}
+    for name, (low, high) in _BOUNDS.items():
+        if not low <= value[name] <= high:
+            allowed = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
+            raise ValueError(f"`{name}` has to be {allowed}, got {value[name]}.")
+    for name in _POSITIVE:
+        if value[name] <= 0:
+            raise ValueError(f"`{name}` has to be positive, got {value[name]}.")
+    for name, choices in _CHOICES.items():
+        if value[name] not in choices:
+            raise ValueError(f"`{name}` has to be one of {choices}, got {value[name]!r}.")
+    some, all_pairs = config.contrastive_batch_size, config.train_batch_size
+    if not 0 <= some <= all_pairs:
+        raise ValueError(f"`contrastive_batch_size` has to be in [0, {all_pairs}], got {some}.")
+    _check_model(config.model)
+
+
+def _check_model(model: ModelConfig) -> None:
+    channels, groups, levels = model.block_out_channels, model.norm_num_groups, len(model.block_out_channels)
+    if not channels or min(channels) < 1 or any(width % groups for width in channels):
         raise ValueError(
-            f"`contrastive_batch_size` has to be in [0, {config.train_batch_size}], got {config.contrastive_batch_size}."
+            f"`model.block_out_channels` has to hold multiples of {groups} (norm_num_groups), got {channels}."
         )
-    for name in ("condition_dropout", "attribute_dropout", "ema_decay"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"`{name}` has to be in [0, 1], got {getattr(config, name)}.")
-    if not config.learning_rate > 0:
-        raise ValueError(f"`learning_rate` has to be positive, got {config.learning_rate}.")
+    if not 0 <= model.attention_levels <= levels:
+        raise ValueError(f"`model.attention_levels` has to be in [0, {levels}], got {model.attention_levels}.")
+    if model.sample_size % 2 ** (levels - 1):
+        raise ValueError(f"`model.sample_size` has to be a multiple of {2 ** (levels - 1)}, got {model.sample_size}.")
+    hidden = model.head_hidden_channels
+    if any(width < 1 for width in hidden):
+        raise ValueError(f"`model.head_hidden_channels` has to hold positive widths, got {hidden}.")
+    if not model.beta_start <= model.beta_end < 1:
+        raise ValueError(f"`model.beta_end` has to be in [{model.beta_start:g}, 1), got {model.beta_end:g}.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,33 +34,30 @@ class PairCache:
     Rows of one photo share their input and their targets, so pictures are keyed by their bytes and kept once.
 
     Args:
-        rows: a split in the data set schema, pictures undecoded.
+        rows: a split in the data set schema, not empty, pictures undecoded.
         pipe: gives the conditioning (`encode_photo`) and the latents (`vae`).
         pixel_size: side of the squashed pictures.
+
+    Raises:
+        ValueError: if the pipeline has no `vae`.
     """
 
     def __init__(self, rows: Dataset, pipe: DiffRetouchPipeline, pixel_size: int):
+        if pipe.vae is None:
+            raise ValueError("`pretrained_model` has to have a vae to encode targets, got a pipeline without one.")
         self._pixel_size = pixel_size
         self._pipe = pipe
-        size = pipe.unet.config.sample_size
-        self._vae_side = size * vae_scale_factor(pipe.vae)
-        self.inputs = _Store(self._encode_input)
-        self.targets = _Store(self._encode_target)
-        input_index, target_index, conditions = [], [], []
+        self._vae_side = pipe.unet.config.sample_size * vae_scale_factor(pipe.vae)
+        self._inputs = _Store((row["input"]["bytes"] for row in _watched(rows, "input")), self._encode_input)
+        self._targets = _Store((row["target"]["bytes"] for row in _watched(rows, "target")), self._encode_target)
+        self._conditions = torch.tensor(list(rows["condition"]))  # (N, 4)
         groups: dict[str, set[int]] = {}
-        for row in tqdm(rows, desc="Encoding pairs", leave=False):
-            input_index.append(self.inputs.add(row["input"]["bytes"]))
-            target_index.append(self.targets.add(row["target"]["bytes"]))
-            conditions.append(row["condition"])
-            groups.setdefault(row["photo_id"], set()).add(target_index[-1])
-        self._pairs = torch.tensor([input_index, target_index])  # (2, N)
-        self._conditions = torch.tensor(conditions)  # (N, 4)
-        self._groups = {tuple(sorted(group)) for group in groups.values()}
-        self.inputs.freeze()
-        self.targets.freeze()
+        for photo_id, target in zip(rows["photo_id"], self._targets.places.tolist(), strict=True):
+            groups.setdefault(photo_id, set()).add(target)
+        self._groups = sorted({tuple(sorted(group)) for group in groups.values()})
 
     def __len__(self) -> int:
-        return self._pairs.shape[1]
+        return len(self._conditions)
 
     @torch.no_grad()
     def _encode_input(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,9 +76,8 @@ class PairCache:
 
     def batch(self, indices: torch.Tensor, conditions: torch.Tensor, flip: torch.Tensor) -> Batch:
         """Pairs `indices` (B,) with their `conditions` (B, 4) as given, mirrored where `flip` (B,) says so."""
-        inputs, targets = self._pairs[:, indices]
-        photo_latents, photo = self.inputs.take(inputs)
-        latents, target = self.targets.take(targets)
+        photo_latents, photo = self._inputs.of_rows(indices)
+        latents, target = self._targets.of_rows(indices)
         pictures = [photo_latents, latents, photo.float() / 127.5 - 1, target.float() / 127.5 - 1]
         mirrored = [torch.where(flip.view(-1, 1, 1, 1), picture.flip(-1), picture) for picture in pictures]
         return Batch(mirrored[0], mirrored[1], conditions, mirrored[2], mirrored[3])
@@ -91,7 +88,7 @@ class PairCache:
 
     def target_groups(self) -> list[torch.Tensor]:
         """Squashed targets of each distinct photo, (E, 3, p, p) in [0, 1]."""
-        return [self.targets.take(torch.tensor(group))[1].float() / 255 for group in sorted(self._groups)]
+        return [self._targets.encoded[1][list(group)].float() / 255 for group in self._groups]
 
 
 def vae_scale_factor(vae: ModelMixin) -> int:
@@ -100,30 +97,36 @@ def vae_scale_factor(vae: ModelMixin) -> int:
     return 2 ** (len(blocks) - 1) if blocks else vae.config.patch_size
 
 
+def _watched(rows: Dataset, column: str) -> tqdm:
+    return tqdm(rows.select_columns([column]), desc=f"Encoding {column}s", leave=False)
+
+
 class _Store:
-    """Distinct pictures by content, encoded to a pair of tensors each."""
+    """The distinct pictures of a column, each encoded once to a pair of tensors.
 
-    def __init__(self, encode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]):
-        self._encode = encode
-        self._places: dict[bytes, int] = {}
-        self._entries: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._columns: tuple[torch.Tensor, torch.Tensor] | None = None
+    Args:
+        column: encoded picture of every row.
+        encode: picture (3, H, W) in [0, 1] -> two tensors, of equal shapes for all pictures.
 
-    def __len__(self) -> int:
-        return len(self._places)
+    Attributes:
+        places: (N,), where the picture of each row is.
+        encoded: two tensors, the pictures' encodings stacked.
+    """
 
-    def add(self, encoded: bytes) -> int:
-        if encoded not in self._places:
-            self._places[encoded] = len(self._places)
-            picture = np.asarray(decode({"bytes": encoded})).copy()
-            self._entries.append(self._encode(torch.from_numpy(picture).permute(2, 0, 1).float() / 255))
-        return self._places[encoded]
+    def __init__(self, column: Iterable[bytes], encode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]):
+        known: dict[bytes, int] = {}
+        pairs, places = [], []
+        for data in column:
+            digest = hashlib.sha256(data).digest()
+            if digest not in known:
+                known[digest] = len(known)
+                picture = np.array(decode({"bytes": data}))
+                pairs.append(encode(torch.from_numpy(picture).permute(2, 0, 1).float() / 255))
+            places.append(known[digest])
+        first, second = zip(*pairs, strict=True)
+        self.places = torch.tensor(places)
+        self.encoded = (torch.stack(first), torch.stack(second))
 
-    def freeze(self) -> None:
-        first, second = zip(*self._entries, strict=True)
-        self._columns = (torch.stack(first), torch.stack(second))
-        self._entries = []
-
-    def take(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self._columns is not None
-        return self._columns[0][indices], self._columns[1][indices]
+    def of_rows(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        places = self.places[indices]
+        return self.encoded[0][places], self.encoded[1][places]

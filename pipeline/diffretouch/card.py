@@ -1,0 +1,497 @@
+"""The model card: made from what was recorded, never typed, so that it cannot claim what was not measured.
+
+write_model_card("my-model", evaluation="quality.json", config="config.yaml", log="log.jsonl",
+                 pictures={"Before and after": "compare.jpg"})
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
+
+from .files import write_atomically
+
+INDEX = "model_index.json"
+# Stands for the model's name in a card that was made before the model had one; `hub.push` fills it in.
+UNNAMED = "your-name/your-model"
+PICTURE_WIDTH = 1280  # pixels; enough for a card, small enough to travel with the model
+_PAPER = "https://arxiv.org/abs/2407.03757"
+_TAGS = ("diffretouch", "photo-retouching", "image-enhancement", "bilateral-grid", "diffusers:DiffRetouchPipeline")
+
+
+def write_model_card(
+    folder: str | Path,
+    *,
+    evaluation: str | Path | None = None,
+    config: str | Path | None = None,
+    log: str | Path | None = None,
+    pictures: Mapping[str, str | Path] | None = None,
+    limits: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    repo_id: str = UNNAMED,
+    base_model: str | None = None,
+    license: str | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+) -> Path:
+    """Write `folder/README.md`, the card of the model in `folder`, and its pictures into `folder/pictures`.
+
+    Args:
+        folder: a self-contained model folder.
+        evaluation: the JSON of `diffretouch.evaluation` (benchmarks/quality.py).
+        config: the training run's config.yaml.
+        log: the training run's log.jsonl; drawn as a curve.
+        pictures: {caption: picture file}, the first one on top; at most `PICTURE_WIDTH` pixels wide in the card.
+        limits: sentences on what someone saw that no number shows.
+        datasets: Hub ids of the data it was trained on.
+        repo_id: the name that the example loads; filled in by `push` if not known yet.
+        base_model: Hub id of what it was fine-tuned from; None takes it from the provenance or configuration.
+        license, license_name, license_link: Hub licence id, and name and link for "other"; None takes the
+            provenance's, or Apache-2.0 where the model was trained from scratch.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if `folder` is no model or a file is not what it should be.
+    """
+    folder = Path(folder)
+    read_index(folder)
+    drawn = {caption: _fitted(Path(path)) for caption, path in (pictures or {}).items()}
+    names = {caption: f"pictures/{number}.jpg" for number, caption in enumerate(drawn, 1)}
+    records = _read_log(Path(log)) if log is not None else []
+    card = model_card(
+        folder,
+        evaluation=_read_evaluation(Path(evaluation)) if evaluation is not None else None,
+        training=_read_training(Path(config)) if config is not None else None,
+        pictures=names,
+        curve="pictures/training.png" if records else None,
+        limits=limits,
+        datasets=datasets,
+        repo_id=repo_id,
+        base_model=base_model,
+        license=license,
+        license_name=license_name,
+        license_link=license_link,
+    )
+    if drawn or records:
+        (folder / "pictures").mkdir(exist_ok=True)
+    for caption, picture in drawn.items():
+        picture.save(folder / names[caption], quality=88)
+    if records:
+        training_curve(records).save(folder / "pictures" / "training.png", optimize=True)
+    write_atomically(folder / "README.md", str(card).encode())
+    return folder / "README.md"
+
+
+def model_card(
+    folder: str | Path,
+    *,
+    evaluation: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    pictures: Mapping[str, str] | None = None,
+    curve: str | None = None,
+    limits: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    repo_id: str = UNNAMED,
+    base_model: str | None = None,
+    license: str | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+) -> ModelCard:
+    """The card of the model in `folder`; see `write_model_card`, which reads the files and keeps the pictures.
+
+    Args:
+        evaluation: a result of `diffretouch.evaluation.evaluate`.
+        training: the training configuration as a dict.
+        pictures: {caption: path or URL as the card shows it}.
+        curve: path or URL of the training curve.
+    """
+    folder = Path(folder)
+    index = read_index(folder)
+    shape = _shape(folder)
+    origin = dict(index.get("provenance") or {})
+    stated = {"license": license, "license_name": license_name, "license_link": license_link}
+    licence = {key: value for key, value in (stated if license else _licence_of(origin)).items() if value}
+    base = base_model or origin.get("base_model") or hub_id((training or {}).get("pretrained_model"))
+    name = "DiffRetouch" if repo_id == UNNAMED else repo_id.rpartition("/")[2]
+    data = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="image-to-image",
+        tags=list(_TAGS),
+        base_model=base,
+        datasets=list(datasets) or None,
+        metrics=["psnr", "ssim", "delta_e_2000"] if evaluation else None,
+        model_name=name,
+        eval_results=_eval_results(evaluation, datasets) if evaluation else None,
+        **licence,
+        **({"base_model_relation": "finetune"} if base else {}),
+    )
+    shown = list((pictures or {}).items())
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {name}",
+        _introduction(evaluation),
+        *(_picture(*picture) for picture in shown[:1]),
+        _usage(repo_id),
+        *(_picture(*picture) for picture in shown[1:]),
+        _architecture(folder, index, shape),
+        *([_quality(evaluation)] if evaluation else []),
+        *([_training(training or {}, curve)] if training or curve else []),
+        _limits(shape, evaluation, limits),
+        _licence_text(licence, origin, base),
+    ]
+    return ModelCard("\n\n".join(parts) + "\n")
+
+
+def _licence_of(origin: Mapping[str, str]) -> dict[str, str | None]:
+    if not origin:
+        return {"license": "apache-2.0"}
+    unknown = {"license": "other", "license_name": "see-origin"}
+    chosen = origin if origin.get("license") else unknown
+    return {name: chosen.get(name) for name in ("license", "license_name", "license_link")}
+
+
+def hub_id(model: str | None) -> str | None:
+    """`model` if it reads as OWNER/NAME on the Hub and is no folder here, else None."""
+    return model if model and not Path(model).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", model) else None
+
+
+def _eval_results(evaluation: Mapping[str, Any], datasets: Sequence[str]) -> list[EvalResult]:
+    settings = evaluation["settings"]
+    name = settings.get("dataset", "own pairs")
+    place = {
+        "task_type": "image-to-image",
+        "task_name": "Photo retouching",
+        "dataset_type": datasets[0] if datasets else name,
+        "dataset_name": name,
+        "dataset_split": settings.get("split"),
+    }
+    metrics = {"psnr": "PSNR (dB)", "ssim": "SSIM", "delta_e": "Delta E 2000"}
+    results = [
+        EvalResult(
+            **place,
+            metric_type="delta_e_2000" if metric == "delta_e" else metric,
+            metric_name=f"{title}, {method}, mean over experts",
+            metric_value=round(evaluation["quality"][method][metric], 4),
+        )
+        for method in ("c = 0", "oracle c")
+        for metric, title in metrics.items()
+    ]
+    for slider, control in evaluation["control"].items():
+        title, value = f"Spearman of the {slider} slider", round(control["spearman"], 4)
+        results.append(EvalResult(**place, metric_type="spearmanr", metric_name=title, metric_value=value))
+    return results
+
+
+def _introduction(evaluation: Mapping[str, Any] | None) -> str:
+    text = (
+        f"A diffusion model that retouches photos the way an expert would, after [DiffRetouch]({_PAPER}). It sees a "
+        "small view of the photo and predicts an *affine bilateral grid*, which is applied to the photo at its own "
+        "resolution: texture stays, the cost of the model is the same for any size. Four sliders ask for a style; "
+        "another seed is another expert's taste."
+    )
+    if evaluation:
+        plain, oracle = (evaluation["quality"][method]["delta_e_ratio"] for method in ("c = 0", "oracle c"))
+        text += (
+            f"\n\nOn photos it was not trained on, the colour error to the experts is {plain:.0%} of the untouched "
+            f"photo's with all sliders at 0, and {oracle:.0%} when it is told what the expert's picture measures."
+        )
+    return text
+
+
+def _picture(caption: str, path: str) -> str:
+    return f"![{caption}]({path})\n\n*{caption}*"
+
+
+def _usage(repo_id: str) -> str:
+    return f"""## Use
+
+```python
+from diffretouch import DiffRetouchPipeline, open_photo, save_photo
+
+pipe = DiffRetouchPipeline.from_pretrained("{repo_id}")
+photo = open_photo("photo.jpg")
+grid = pipe(photo.pixels, brightness=0.3, temperature=-0.5, output_type="grid").grids[0]
+save_photo(photo.with_pixels(grid.apply(photo.pixels)), "retouched.jpg")
+```
+
+With diffusers alone, which then runs the code files in this repository (pin a `revision` that you have read):
+
+```python
+from diffusers import DiffusionPipeline
+from diffusers.utils import load_image
+
+pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True)
+pipe(load_image("photo.jpg"), brightness=0.3).images[0].save("retouched.jpg")
+```
+
+| slider, in [-1.5, 1.5] | -1 | +1 |
+|---|---|---|
+| `colorfulness` | muted | vivid |
+| `brightness` | dark | bright |
+| `contrast` | soft | crisp |
+| `temperature` | cool | warm |"""
+
+
+def _architecture(folder: Path, index: Mapping[str, Any], shape: _Shape) -> str:
+    steps, last = index["default_num_inference_steps"], index["min_timestep"]
+    view, resize = index["conditioning_size"], index["conditioning_resize"]
+    rows = {
+        "UNet": f"{_count(folder / 'unet')}, channels {shape.channels}, on {shape.latent} x {shape.latent} latents",
+        "Grid head": f"{_count(folder / 'grid_head')}, grid of 12 x {shape.depth} x {shape.cells} x {shape.cells}",
+        "Sampler": f"{index['scheduler'][1]}, {steps} steps from noise down to t = {last}",
+        "View of the photo": f"{view} x {view}, then {resize} to latent size",
+    }
+    if isinstance(index.get("vae"), list) and (folder / "vae").is_dir():
+        rows["Latent codec"] = f"{index['vae'][1]}, {_count(folder / 'vae')}; for training only"
+    return "## Model\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {fact} |" for name, fact in rows.items())
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What the card says of a model's size: UNet channels, latent side, grid cells per side and grid depth."""
+
+    channels: str
+    latent: int
+    cells: int
+    depth: int
+
+
+def _shape(folder: Path) -> _Shape:
+    unet = json.loads((folder / "unet" / "config.json").read_text())
+    head = json.loads((folder / "grid_head" / "config.json").read_text())
+    size = unet["sample_size"]
+    latent = size if isinstance(size, int) else size[0]
+    cells = latent // 2 ** len(head["hidden_channels"])
+    return _Shape(", ".join(map(str, unet["block_out_channels"])), latent, cells, head["grid_depth"])
+
+
+def _count(component: Path) -> str:
+    """Parameters of a component, counted in its weight files; variants hold the same tensors again."""
+    sizes: dict[str, int] = {}
+    for path in sorted(component.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                size = 1
+                for side in file.get_slice(name).get_shape():
+                    size *= side
+                sizes[name] = size
+    total = sum(sizes.values())
+    return f"{total / 1e6:.1f} M parameters" if total >= 1e5 else f"{total:,} parameters"
+
+
+def _quality(evaluation: Mapping[str, Any]) -> str:
+    from .evaluation import format_table  # needs the training extras
+
+    settings = evaluation["settings"]
+    where = f"`{settings['split']}` split of `{settings['dataset']}`" if "split" in settings else "held-out photos"
+    return (
+        f"## Quality\n\nOn the {where}. *c = 0*: one retouch with all sliders at 0, held against every expert. "
+        "*oracle c*: the sliders are told what the expert's own picture measures; it bounds what the sliders can do "
+        f"and is not comparable with c = 0.\n\n{format_table(dict(evaluation))}"
+    )
+
+
+def _training(training: Mapping[str, Any], curve: str | None) -> str:
+    parts = ["## Training"]
+    if training:
+        lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in _portable(training).items())
+        parts += [
+            f"{training['max_train_steps']} steps of {training['train_batch_size']} pairs, learning rate "
+            f"{training['learning_rate']:g}, loss = noise + {training['beta']:g} x pixel + "
+            f"{training['contrastive_weight']:g} x contrastive ({training['contrastive']}). The whole configuration:",
+            f"<details><summary>config.yaml</summary>\n\n```yaml\n{lines}\n```\n\n</details>",
+        ]
+    if curve:
+        parts.append(_picture("Training losses, and Delta E 2000 on validation photos", curve))
+    return "\n\n".join(parts)
+
+
+def _portable(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the folders of the machine it ran on."""
+    return {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in training.items()
+    }
+
+
+def _limits(shape: _Shape, evaluation: Mapping[str, Any] | None, limits: Sequence[str]) -> str:
+    lines = [
+        f"It changes colour and tone, in {shape.cells} x {shape.cells} regions by {shape.depth} levels of brightness: "
+        "it removes no blemishes, adds no detail and cannot treat something small unlike its surroundings of equal "
+        "brightness.",
+        "Blown highlights and crushed shadows stay lost.",
+        "The sliders were trained on [-1, 1]; up to 1.5 they extrapolate.",
+        *(_measured_limits(evaluation) if evaluation else ["Its quality was not measured, or not recorded here."]),
+        *limits,
+    ]
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _measured_limits(evaluation: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for slider, control in evaluation["control"].items():
+        if control["right_way"] < 0.9 or control["spearman"] < 0.9:
+            lines.append(
+                f"`{slider}` is unreliable: from -1 to +1 it moved the right way in {control['right_way']:.0%} of the "
+                f"photos (rank correlation {control['spearman']:.2f})."
+            )
+    for slider, row in evaluation["crosstalk"].items():
+        for other, change in row.items():
+            if other != slider and change is not None and abs(change) > max(0.25, 0.5 * abs(row[slider] or 0)):
+                lines.append(f"`{slider}` also moves {other}: {change:+.2f} standard deviations from -1 to +1.")
+    if evaluation["diversity"]["delta_e"] < 1.5:
+        lines.append(f"Seeds differ little (mean pairwise Delta E 2000 {evaluation['diversity']['delta_e']:.2f}).")
+    baselines = {name: q["delta_e"] for name, q in evaluation["quality"].items() if name not in ("c = 0", "oracle c")}
+    best = min(baselines, key=lambda name: baselines[name])
+    if baselines[best] < evaluation["quality"]["c = 0"]["delta_e"]:
+        lines.append(f"With all sliders at 0, {best} comes closer to the experts on average.")
+    return lines
+
+
+def _licence_text(licence: Mapping[str, str], origin: Mapping[str, str], base: str | None) -> str:
+    if origin:
+        made = f"Made from {origin.get('source') or 'other weights'}"
+    else:
+        made = "Fine-tuned" if base else "Trained from scratch"
+    text = made + (f", [{base}](https://huggingface.co/{base})." if base else ".")
+    name = licence.get("license_name") or licence["license"]
+    link = licence.get("license_link")
+    return (
+        f"## Licence and origin\n\n{text} Weights: {f'[{name}]({link})' if link else name}. Code files: Apache-2.0, "
+        "an independent implementation of the paper, not the authors' code."
+        + (f"\n\n**{origin['notice']}**" if origin.get("notice") else "")
+    )
+
+
+# ---- what the card is made from -------------------------------------------------------------------------------------
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """`model_index.json` of a self-contained folder, code files and all."""
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"`folder` has to hold {INDEX}, got {folder} without one.")
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    name = index.get("_class_name")
+    if not isinstance(name, list) or name[1] != "DiffRetouchPipeline" or not (folder / f"{name[0]}.py").is_file():
+        raise ValueError(
+            f"`folder` has to be a DiffRetouch model with its code files, as `save_pretrained` writes, got {folder}."
+        )
+    return index
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    needed = ("settings", "quality", "control", "crosstalk", "diversity", "coverage")
+    missing = [name for name in needed if name not in result] if isinstance(result, dict) else list(needed)
+    if missing:
+        raise ValueError(f"`evaluation` has to be a result of diffretouch.evaluation, got {path} without {missing}.")
+    return result
+
+
+def _read_training(path: Path) -> dict[str, Any]:
+    import yaml  # needs the training extras
+
+    # As recorded: `training.config.load_config` would fill what is missing with today's defaults.
+    training = yaml.safe_load(path.read_text(encoding="utf-8"))
+    needed = ("max_train_steps", "train_batch_size", "learning_rate", "beta", "contrastive", "contrastive_weight")
+    missing = [name for name in needed if name not in training] if isinstance(training, dict) else list(needed)
+    if missing:
+        raise ValueError(f"`config` has to be the config.yaml of a training run, got {path} without {missing}.")
+    return training
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`log` has to hold one JSON object a line, got {path}: {error}.") from error
+    # A resumed run repeats the steps since its checkpoint; validation has records of its own.
+    kept = {(record["step"], "loss" in record): record for record in records}
+    return [kept[key] for key in sorted(kept)]
+
+
+def _fitted(path: Path) -> PIL.Image.Image:
+    with PIL.Image.open(path) as picture:
+        picture = picture.convert("RGB")
+    picture.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH), PIL.Image.Resampling.LANCZOS)
+    return picture
+
+
+_COLOURS = ("#1f4e8c", "#c1440e", "#2f7d32", "#7b4397")
+
+
+def training_curve(records: Sequence[Mapping[str, Any]]) -> PIL.Image.Image:
+    """Losses (left) and validation errors (right) over the steps, as a picture.
+
+    Args:
+        records: lines of log.jsonl, by step; each has `step` and some numbers.
+    """
+    losses = _series(records, lambda name: name in ("noise", "pixel", "contrastive"))
+    errors = _series(records, lambda name: name.startswith("delta_e_"))
+    charts = [_chart("training loss", losses), _chart("validation, Delta E 2000", errors)]
+    charts = [chart for chart, series in zip(charts, (losses, errors), strict=True) if series]
+    sheet = PIL.Image.new("RGB", (sum(chart.width for chart in charts), charts[0].height), "white")
+    for number, chart in enumerate(charts):
+        sheet.paste(chart, (number * charts[0].width, 0))
+    return sheet
+
+
+_Line = list[tuple[float, float]]
+
+
+def _series(records: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]) -> dict[str, _Line]:
+    series: dict[str, _Line] = {}
+    for record in records:
+        for name, value in record.items():
+            if wanted(name):
+                series.setdefault(name, []).append((record["step"], value))
+    return series
+
+
+def _chart(title: str, series: Mapping[str, _Line]) -> PIL.Image.Image:
+    """A line chart from zero, drawn at twice its size and reduced, which smooths the lines."""
+    scale, width, height, left, top, right, bottom = 2, 560, 340, 60, 40, 20, 40
+    picture = PIL.Image.new("RGB", (width * scale, height * scale), "white")
+    draw = PIL.ImageDraw.Draw(picture)
+    font = PIL.ImageFont.load_default(size=13 * scale)
+    points = [point for line in series.values() for point in line]
+    last_step = max((x for x, _ in points), default=1) or 1
+    # One early spike should not flatten the rest.
+    common = sorted(y for _, y in points)[int(0.98 * (len(points) - 1))] if points else 1
+    highest = 4 * _round_up(common / 4)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = left + x / last_step * (width - left - right)
+        up = height - bottom - min(y / highest, 1) * (height - top - bottom)
+        return across * scale, up * scale
+
+    for value in (highest * tick / 4 for tick in range(5)):
+        draw.line([place(0, value), place(last_step, value)], fill="#dddddd", width=scale)
+        draw.text((place(0, value)[0] - 6 * scale, place(0, value)[1]), f"{value:.3g}", "#444444", font, anchor="rm")
+    for tick in range(int(last_step / _round_up(last_step / 5)) + 1):
+        step = tick * _round_up(last_step / 5)
+        draw.text((place(step, 0)[0], place(step, 0)[1] + 8 * scale), f"{step:g}", "#444444", font, anchor="mt")
+    draw.text((left * scale, 12 * scale), title, "black", font)
+    end = (width - right) * scale
+    for (name, line), colour in zip(reversed(series.items()), _COLOURS, strict=False):
+        draw.line([place(*point) for point in line], fill=colour, width=2 * scale, joint="curve")
+        draw.text((end, 12 * scale), name, colour, font, anchor="rt")
+        end -= draw.textlength(f"{name}   ", font)
+    return picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
+
+
+def _round_up(value: float) -> float:
+    """The next 1, 2, 2.5, 5 times a power of ten: what reads well on an axis."""
+    power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= value)

@@ -1,0 +1,196 @@
+"""The data set's card: made from the files, the build record and the table of photos, never typed.
+
+write_dataset_card("data-synthetic", "dataset_card/photos.tsv")                          # into the data set
+write_dataset_card("data-synthetic", "dataset_card/photos.tsv", "dataset_card/README.md")     # and elsewhere
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import DatasetInfo, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..files import write_atomically
+from .dataset import FEATURES, SPLITS
+from .synthetic import EXPERTS
+
+_MEANINGS = {
+    "photo_id": "which photo; rows of one photo share it (`#n` tells degraded versions of one original apart)",
+    "expert": "who retouched `target`",
+    "input": "the photo as it came",
+    "target": "the expert's version, of equal size",
+    "colorfulness": "score of `target` (Hasler-Suesstrunk style)",
+    "brightness": "score of `target`",
+    "contrast": "score of `target`",
+    "temperature": "score of `target`; warmer = larger",
+    "condition": "what the expert did, in [-1, 1] per slider: where the scores lie between the photo's experts",
+}
+_SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
+
+
+def write_dataset_card(folder: str | Path, table: str | Path | None = None, card: str | Path | None = None) -> Path:
+    """Write the card of the data set in `folder`, and into the folder a copy of the table of photos.
+
+    Args:
+        folder: a data set as `build_synthetic` writes it: `data/{split}-*.parquet` and build.json.
+        table: the tab-separated table of photos it was built from, with `source`, `version`, `licence`, `author`,
+            `redistributable` and `split`; None for a data set whose card then says that its sources are not recorded.
+        card: the file to write; None for `folder/README.md`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a data file is not the one that build.json records.
+    """
+    folder = Path(folder)
+    target = folder / "README.md" if card is None else Path(card)
+    text = str(dataset_card(folder, table))
+    if table is not None and not ((folder / "photos.tsv").exists() and (folder / "photos.tsv").samefile(table)):
+        shutil.copyfile(table, folder / "photos.tsv")
+    write_atomically(target, text.encode())
+    return target
+
+
+def dataset_card(folder: str | Path, table: str | Path | None = None) -> DatasetCard:
+    """The card of the data set in `folder`; see `write_dataset_card`."""
+    folder = Path(folder)
+    build = json.loads((folder / "build.json").read_text(encoding="utf-8"))
+    splits = {split: _measure(folder, split, build["sha256"]) for split in SPLITS}
+    splits = {split: measured for split, measured in splits.items() if measured["rows"]}
+    photos = _read_table(Path(table)) if table is not None else []
+    kept_back = sum(photo.get("redistributable") == "no" for photo in photos)
+    parts = [
+        f"---\n{_metadata(splits, photos, kept_back).to_yaml()}\n---",
+        "# DiffRetouch synthetic experts",
+        _introduction(build),
+        _splits_table(splits),
+        _features_table(),
+        _experts_table(splits),
+        _sources(photos, kept_back),
+        _usage(),
+    ]
+    return DatasetCard("\n\n".join(parts) + "\n")
+
+
+def _measure(folder: Path, split: str, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Rows, photos, bytes and hashes of a split, read from its files and held against build.json."""
+    measured: dict[str, Any] = {"rows": 0, "bytes": 0, "photos": set(), "experts": set(), "files": {}}
+    for path in sorted(folder.glob(f"data/{split}-*.parquet")):
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if hashes.get(path.name) != digest:
+            raise ValueError(f"`folder` has to hold the files that build.json records, got another {path.name}.")
+        columns = pq.read_table(path, columns=["photo_id", "expert"])
+        measured["rows"] += columns.num_rows
+        measured["bytes"] += path.stat().st_size
+        measured["photos"] |= {name.partition("#")[0] for name in columns["photo_id"].to_pylist()}
+        measured["experts"] |= set(columns["expert"].to_pylist())
+        measured["files"][path.name] = digest
+    return measured
+
+
+def _read_table(table: Path) -> list[dict[str, str]]:
+    with open(table, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"))
+
+
+def _metadata(splits: Mapping[str, Any], photos: Sequence[Mapping[str, str]], kept_back: int) -> DatasetCardData:
+    rows = sum(measured["rows"] for measured in splits.values())
+    data = DatasetCardData(
+        pretty_name="DiffRetouch synthetic experts",
+        license="other",
+        license_name="per-photo" if photos else "unknown",
+        task_categories=["image-to-image"],
+        size_categories=next((name for name, most in _SIZES.items() if rows < most), "other"),
+        annotations_creators="machine-generated",
+        tags=["photo-retouching", "image-enhancement", "diffretouch"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits],
+            }
+        ],
+        **({"redistributable": False} if kept_back else {}),
+    )
+    sizes = {name: SplitInfo(name, measured["bytes"], measured["rows"]) for name, measured in splits.items()}
+    total = sum(measured["bytes"] for measured in splits.values())
+    info = DatasetInfo(features=FEATURES, splits=SplitDict(sizes), download_size=total, dataset_size=total)
+    DatasetInfosDict(default=info).to_dataset_card_data(data)
+    return data
+
+
+def _introduction(build: Mapping[str, Any]) -> str:
+    return (
+        "Pairs of a plausible low-quality photo and what five *synthetic* experts make of it: documented styles that "
+        "adapt to the photo, applied by a program, not by people. Made to train "
+        "[DiffRetouch](https://arxiv.org/abs/2407.03757) models where no expert data may be had; say so when you "
+        "report numbers on it.\n\n"
+        "A good photo is degraded (exposure, uneven light, colour cast, flatness, dull colour; 8 bit) into `input`; "
+        f"each expert retouches the good photo into `target`. {build['num_inputs']} inputs per training photo, one "
+        f"per validation and test photo; seed {build['seed']}. Resize rule: {build['resize']}."
+    )
+
+
+def _splits_table(splits: Mapping[str, Any]) -> str:
+    lines = [
+        f"| {split} | {len(measured['photos'])} | {measured['rows']} | {measured['bytes'] / 1e6:.1f} MB | "
+        + "<br>".join(f"`{name}` `{digest}`" for name, digest in measured["files"].items())
+        + " |"
+        for split, measured in splits.items()
+    ]
+    return (
+        "## Splits\n\nBy photo, never by row; pictures of one scene are in one split.\n\n"
+        "| split | photos | rows | size | sha256 |\n|---|---:|---:|---:|---|\n" + "\n".join(lines)
+    )
+
+
+def _features_table() -> str:
+    lines = [f"| `{name}` | {_type(kind)} | {_MEANINGS[name]} |" for name, kind in FEATURES.items()]
+    return "## Columns\n\n| column | type | meaning |\n|---|---|---|\n" + "\n".join(lines)
+
+
+def _type(kind: Any) -> str:
+    if hasattr(kind, "length"):
+        return f"{kind.feature.dtype}[{kind.length}]"
+    return "picture" if type(kind).__name__ == "Image" else kind.dtype
+
+
+def _experts_table(splits: Mapping[str, Any]) -> str:
+    used = set().union(*(measured["experts"] for measured in splits.values()))
+    lines = [f"| {expert.name} | {expert.intent} |" for expert in EXPERTS if expert.name in used]
+    return "## Experts\n\n| | intent |\n|---|---|\n" + "\n".join(lines)
+
+
+def _sources(photos: Sequence[Mapping[str, str]], kept_back: int) -> str:
+    if not photos:
+        return "## Sources and licences\n\nWhere the photos come from was not recorded."
+    groups = Counter((p["source"], p["version"], p["licence"], p["redistributable"]) for p in photos)
+    lines = [f"| {' | '.join(group)} | {count} |" for group, count in sorted(groups.items())]
+    warning = (
+        f"**{kept_back} of the {len(photos)} photos may not be redistributed: keep a built copy of this data set "
+        "private.** The table and the scripts rebuild it from the public packages.\n\n"
+        if kept_back
+        else ""
+    )
+    return (
+        f"## Sources and licences\n\n{warning}Each photo keeps its own licence. `photos.tsv` names package, path, "
+        "author, licence and sha256 of every one.\n\n"
+        "| package | version | licence | may be redistributed | photos |\n|---|---|---|---|---:|\n" + "\n".join(lines)
+    )
+
+
+def _usage() -> str:
+    return (
+        "## Use\n\n```python\nfrom datasets import load_dataset\n\n"
+        'rows = load_dataset("path/or/id", split="train")       # streaming=True to look without downloading\n'
+        'rows[0]["input"], rows[0]["target"], rows[0]["condition"]\n```'
+    )

@@ -1,0 +1,40 @@
+"""Files and folders that appear complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, replacing what is there only once everything is written.
+
+    Raises:
+        OSError: if the folder is missing or cannot be written, or the disk is full; `path` is then as it was.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_atomically(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to fill, moved to `target` when the block ends well and removed when it does not.
+
+    What a kill left of an earlier attempt is removed first. A `target` that exists is replaced.
+    """
+    partial = target.with_name(f".{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,272 @@
+"""Model folders that load anywhere, and the way to the Hub.
+
+    export(pipe, "my-model")                     # self-contained: weights, code, card
+    write_model_card("my-model", evaluation="quality.json", config="config.yaml", log="log.jsonl")
+    push("my-model", "me/my-model")              # or pipe.push_to_hub("me/my-model")
+
+What the Hub refuses, and a connection that breaks, come out as one sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    HfApi,
+    ModelCard,
+    ModelCardData,
+    RepoCard,
+    get_token,
+    snapshot_download,
+)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from .card import INDEX, UNNAMED, hub_id, model_card, read_index, write_model_card
+from .files import folder_atomically
+
+__all__ = ["HubError", "export", "model_card", "push", "write_model_card"]
+
+_LEFT_BEHIND = ("training_state.pt", "__pycache__", ".*")
+
+
+class HubError(RuntimeError):
+    """The Hub refused, could not be reached, or the connection broke; the message is one sentence for the user."""
+
+
+# ---- folders -------------------------------------------------------------------------------------------------------
+
+
+def export(
+    model: DiffusionPipeline | str | Path,
+    folder: str | Path,
+    *,
+    repo_id: str = UNNAMED,
+    safe_serialization: bool = True,
+    variant: str | None = None,
+) -> Path:
+    """Write a self-contained model folder: weights, the code files of the installed package, a model card.
+
+    It loads with this package without remote code, and with diffusers alone with `trust_remote_code=True`.
+
+    Args:
+        model: a `DiffRetouchPipeline`, or the folder or Hub id of one. A folder's files are copied as they are (every
+            dtype and variant), its card too if it has one; only the code is replaced by the installed package's.
+        folder: where to; it must not exist, or be empty. It appears whole or not at all.
+        repo_id: the name that the card's example loads.
+        safe_serialization, variant: as in `save_pretrained`; for a pipeline only.
+
+    Raises:
+        FileExistsError: if `folder` holds something.
+        ValueError: if `model` is no DiffRetouch model.
+        HubError: if it is a Hub id that cannot be fetched.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"`folder` has to be new or empty, got {target}.")
+    with folder_atomically(target) as partial:
+        if isinstance(model, DiffusionPipeline):
+            model.save_pretrained(partial, safe_serialization=safe_serialization, variant=variant)
+            write_model_card(partial, repo_id=repo_id, **_inherited(model))
+        else:
+            _copy_model(_local_folder(model), partial)
+            if not (partial / "README.md").exists():
+                write_model_card(partial, repo_id=repo_id)
+    return target
+
+
+def _local_folder(model: str | Path) -> Path:
+    if Path(model).is_dir():
+        return Path(model)
+    with _one_sentence(str(model), "download"):
+        return Path(snapshot_download(str(model)))
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    index = read_index(source)
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_LEFT_BEHIND))
+    for path in target.rglob("*.py"):
+        installed = Path(__file__).with_name(path.name)
+        if installed.is_file():
+            shutil.copyfile(installed, path)
+    if isinstance(index.get("attributes"), list):
+        # How the first checkpoints were saved; by Hub id, diffusers takes every list for the address of a component.
+        index["attributes"] = ",".join(index["attributes"])
+        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _inherited(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """What the card of a pipeline that was loaded and saved again has to say about the model it was loaded from."""
+    origin = pipe.config.get("_name_or_path")
+    if origin is None or pipe.config.get("provenance"):
+        return {}
+    if hub_id(origin):
+        link = f"https://huggingface.co/{origin}"
+        return {"base_model": origin, "license": "other", "license_name": "see-base-model", "license_link": link}
+    card = Path(origin) / "README.md"
+    data = ModelCard.load(card, ignore_metadata_errors=True).data if card.is_file() else ModelCardData()
+    kept = {name: data.get(name) for name in ("base_model", "license", "license_name", "license_link")}
+    return {name: value for name, value in kept.items() if isinstance(value, str)}
+
+
+# ---- the Hub -------------------------------------------------------------------------------------------------------
+
+
+def push(
+    source: DiffusionPipeline | str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    safe_serialization: bool = True,
+    variant: str | None = None,
+    subfolder: str | None = None,
+) -> CommitInfo:
+    """Push a model, a data set folder or a Space folder to the Hub, as one commit; makes the repository if needed.
+
+    A push that was interrupted is resumed by calling again: files that arrived whole are not sent twice, and nothing
+    shows on the Hub before everything is there.
+
+    Args:
+        source: a `DiffRetouchPipeline`, or a folder: a self-contained model, a data set in the project's schema, or a
+            Space (its README.md names an `sdk`). A folder's README.md is its card and replaces the one on the Hub; a
+            pipeline's card is made here, unless the repository has one already.
+        repo_id: "owner/name", or "name" in the token's own namespace.
+        private: makes a new repository private; None leaves it to the owner's default.
+        token: with write access; None takes the one of `hf auth login` or HF_TOKEN.
+        commit_message: None for "Upload DiffRetouchPipeline" and the like.
+        create_pr: open a pull request instead of writing to the main branch.
+        safe_serialization, variant: as in `save_pretrained`; for a pipeline only.
+        subfolder: where in the repository; the card stays out of subfolders.
+
+    Returns:
+        What `huggingface_hub` returns of the commit; as a str it is the commit's URL.
+
+    Raises:
+        ValueError: if `repo_id` is not a name the Hub allows, or the folder is none of the three.
+        HubError: if there is no token, the token may not write there, or the connection breaks.
+    """
+    _check_repo_id(repo_id)
+    kind, details = ("model", {}) if isinstance(source, DiffusionPipeline) else _kind_of(Path(source), private)
+    if token is None and get_token() is None:
+        raise HubError("Pushing needs a token with write access: run `hf auth login`, set HF_TOKEN or pass `token`.")
+    api = HfApi(token=token)
+    with _one_sentence(repo_id, "upload"):
+        repo_id = api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, **details).repo_id
+        if not create_pr:
+            api.auth_check(repo_id, repo_type=kind, write=True)
+        has_card = bool(api.get_paths_info(repo_id, ["README.md"], repo_type=kind))
+    with tempfile.TemporaryDirectory() as scratch:
+        if isinstance(source, DiffusionPipeline):
+            folder = Path(scratch) / "model"
+            export(source, folder, repo_id=repo_id, safe_serialization=safe_serialization, variant=variant)
+            message = f"Upload {type(source).__name__}"
+        else:
+            folder, message = Path(source), f"Upload {kind}"
+        files = _files_to_push(folder, kind, repo_id)
+        if subfolder is not None or (has_card and isinstance(source, DiffusionPipeline)):
+            del files["README.md"]
+        prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+        operations = [CommitOperationAdd(prefix + name, content) for name, content in files.items()]
+        with _one_sentence(repo_id, "upload"):
+            return api.create_commit(
+                repo_id, operations, commit_message=commit_message or message, repo_type=kind, create_pr=create_pr
+            )
+
+
+def _check_repo_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(
+            "`repo_id` has to be NAME or OWNER/NAME of at most 96 letters, digits, '-', '_' and '.', neither '--' nor "
+            f"'..' in it, got {repo_id!r}."
+        ) from error
+
+
+def _kind_of(folder: Path, private: bool | None) -> tuple[str, dict[str, Any]]:
+    """("model" | "dataset" | "space", further arguments of `create_repo`)."""
+    if (folder / INDEX).is_file():
+        read_index(folder)
+        return "model", {}
+    card = RepoCard.load(folder / "README.md").data if (folder / "README.md").is_file() else {}
+    if any(folder.glob("data/*.parquet")):
+        if card.get("redistributable") is False and not private:
+            raise ValueError(
+                "`private` has to be True for this data set, got "
+                f"{private}: by its card, photos in it may not be passed on."
+            )
+        return "dataset", {}
+    if card.get("sdk"):
+        return "space", {"space_sdk": card.get("sdk")}
+    raise ValueError(
+        f"`folder` has to hold {INDEX} (a model), data/*.parquet (a data set) or a README.md with an `sdk` (a Space), "
+        f"got {folder}."
+    )
+
+
+def _files_to_push(folder: Path, kind: str, repo_id: str) -> dict[str, Path | bytes]:
+    """{path in the repository: file or bytes}."""
+    files: dict[str, Path | bytes] = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        left_behind = any(fnmatch(part, pattern) for part in inside.parts for pattern in _LEFT_BEHIND)
+        if path.is_file() and not left_behind:
+            files[inside.as_posix()] = path
+    if kind == "model":
+        card = folder / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else str(model_card(folder))
+        files["README.md"] = text.replace(UNNAMED, repo_id).encode()
+    return files
+
+
+@contextmanager
+def _one_sentence(repo_id: str, what: str) -> Iterator[None]:
+    """Turn the client's errors, which are paragraphs with URLs, into one sentence on what to do."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise ValueError(f"`model` has to be a folder or a Hub id, got {repo_id!r}.") from error
+    except ValueError as error:
+        # Metadata that the Hub does not take; the reasons come as a list.
+        raise ValueError(" ".join(str(error).split())) from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"The Hub shows no {repo_id} to this user: check the name; if it is private, log in with `hf auth login`."
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            reason = "the token is not valid: run `hf auth login` again, or check HF_TOKEN"
+        elif status in (402, 403):
+            reason = "the token may not write there: use your own namespace, or a token with write access"
+        else:
+            reason = error.server_message or f"it answered {status}"
+        raise HubError(f"The Hub refused the {what} of {repo_id}: {reason}.") from error
+    except Exception as error:
+        if not _is_broken_connection(error):
+            raise
+        raise HubError(
+            f"The connection to the Hub broke during the {what} of {repo_id}: run it again to go on where it stopped."
+        ) from error
+
+
+def _is_broken_connection(error: BaseException | None) -> bool:
+    # The client's HTTP library is httpx or httpx2 by version, and a worker's error comes wrapped in a RuntimeError.
+    while error is not None:
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2") or isinstance(error, ConnectionError):
+            return True
+        error = error.__cause__
+    return False

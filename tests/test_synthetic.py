@@ -1,0 +1,189 @@
+"""The synthetic experts keep their intents, adapt to the photo, and have worse pictures to work on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scenes import scene
+
+from diffretouch.attributes import ATTRIBUTES, attribute_scores
+from diffretouch.data.synthetic import (
+    EXPERTS,
+    degrade,
+    quantise,
+    roll_off_highlights,
+    to_linear,
+    to_srgb,
+)
+from diffretouch.evaluation import delta_e_2000
+
+BY_NAME = {expert.name: expert for expert in EXPERTS}
+SCENES = [scene(seed) for seed in range(6)]
+
+
+def scores(picture: np.ndarray) -> dict[str, float]:
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    return dict(zip(ATTRIBUTES, attribute_scores(tensor)[0].tolist(), strict=True))
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    return delta_e_2000(one / 255, other / 255)
+
+
+@pytest.fixture(scope="module")
+def retouched() -> list[dict[str, np.ndarray]]:
+    return [{expert.name: expert.retouch(photo) for expert in EXPERTS} for photo in SCENES]
+
+
+@pytest.fixture(scope="module")
+def measured(retouched: list[dict[str, np.ndarray]]) -> list[dict[str, dict[str, float]]]:
+    return [{name: scores(picture) for name, picture in experts.items()} for experts in retouched]
+
+
+def test_there_are_five_experts_from_a_to_e() -> None:
+    assert [expert.name for expert in EXPERTS] == ["A", "B", "C", "D", "E"]
+
+
+@pytest.mark.parametrize("expert", EXPERTS, ids=lambda expert: expert.name)
+def test_an_expert_repeats_itself_and_leaves_the_photo_alone(expert, retouched) -> None:
+    photo = SCENES[0].copy()
+    again = expert.retouch(photo)
+    assert np.array_equal(again, retouched[0][expert.name])
+    assert np.array_equal(photo, SCENES[0])
+    assert again.dtype == np.uint8
+    assert again.shape == photo.shape
+
+
+def test_experts_disagree_visibly_on_every_photo(retouched) -> None:
+    for experts in retouched:
+        pictures = list(experts.values())
+        apart = [distance(a, b) for i, a in enumerate(pictures) for b in pictures[:i]]
+        assert min(apart) > 1  # Delta E 2000 of 1 is just noticeable
+
+
+def test_c_is_the_warmest_expert_on_every_photo(measured) -> None:
+    for experts in measured:
+        assert max(experts, key=lambda name: experts[name]["temperature"]) == "C"
+
+
+def test_d_is_the_darkest_and_the_coolest_expert_on_every_photo(measured) -> None:
+    for experts in measured:
+        assert min(experts, key=lambda name: experts[name]["brightness"]) == "D"
+        assert min(experts, key=lambda name: experts[name]["temperature"]) == "D"
+
+
+def test_b_is_the_brightest_and_the_softest_expert_on_every_photo(measured) -> None:
+    for experts in measured:
+        assert max(experts, key=lambda name: experts[name]["brightness"]) == "B"
+        assert min(experts, key=lambda name: experts[name]["contrast"]) == "B"
+
+
+def test_d_and_e_are_the_crisp_experts_on_every_photo(measured) -> None:
+    for experts in measured:
+        crispest = sorted(experts, key=lambda name: experts[name]["contrast"])[-2:]
+        assert sorted(crispest) == ["D", "E"]
+
+
+def test_e_is_the_most_colourful_neutral_expert_on_every_photo(measured) -> None:
+    # C's warmth counts as colour too, so vividness is compared among those that do not tint.
+    for experts in measured:
+        assert max("ABDE", key=lambda name: experts[name]["colorfulness"]) == "E"
+
+
+def test_experts_pull_towards_their_intent_rather_than_shift_by_an_amount() -> None:
+    """A dark and a bright version of one photo end up closer together than they were: no fixed filter does that."""
+    light = to_linear(SCENES[1])
+    dark, bright = (quantise(to_srgb(np.clip(light * gain, 0, 1))) for gain in (0.5, 1.2))
+    before = scores(bright)["brightness"] - scores(dark)["brightness"]
+    for expert in EXPERTS:
+        after = scores(expert.retouch(bright))["brightness"] - scores(expert.retouch(dark))["brightness"]
+        assert 0 < after < 0.7 * before
+
+
+@pytest.mark.parametrize("expert", EXPERTS, ids=lambda expert: expert.name)
+def test_the_same_colour_is_mapped_differently_in_different_photos(expert) -> None:
+    """Two photos share the colour of one area; the rest of the photo decides what becomes of it."""
+    colour = (120, 100, 90)
+    high_key, low_key = (np.clip(scene(3) * gain, 0, 255).astype(np.uint8) for gain in (1.4, 0.4))
+    for photo in (high_key, low_key):
+        photo[16:32, 24:48] = colour
+    inside = (slice(20, 28), slice(30, 42))
+    mapped = [expert.retouch(photo)[inside].reshape(-1, 3).mean(0) for photo in (high_key, low_key)]
+    assert np.abs(mapped[0] - mapped[1]).max() > 10
+
+
+def test_a_photo_with_a_colour_cast_is_neutralised_most_by_the_expert_who_minds() -> None:
+    cast = np.array([1.25, 1.0, 0.75])
+    photo = quantise(SCENES[2] / 255 * cast)
+    removed = {
+        name: scores(photo)["temperature"] - scores(BY_NAME[name].retouch(photo))["temperature"] for name in "AEC"
+    }
+    assert removed["E"] > removed["A"] > removed["C"]
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (24, 24)])
+def test_flat_and_tiny_photos_are_survived(value, size) -> None:
+    photo = np.full((*size, 3), value, dtype=np.uint8)
+    for expert in EXPERTS:
+        assert expert.retouch(photo).shape == photo.shape
+    assert degrade(photo, np.random.default_rng(0)).shape == photo.shape
+
+
+def test_degrading_depends_on_the_generator_alone() -> None:
+    photo = SCENES[0]
+    first = degrade(photo, np.random.default_rng(5))
+    assert np.array_equal(first, degrade(photo.copy(), np.random.default_rng(5)))
+    assert not np.array_equal(first, degrade(photo, np.random.default_rng(6)))
+    rng = np.random.default_rng(5)
+    assert not np.array_equal(degrade(photo, rng), degrade(photo, rng))
+    assert first.dtype == np.uint8
+    assert first.shape == photo.shape
+
+
+def test_degraded_photos_are_worse_on_purpose() -> None:
+    """They lie visibly off the original, on the whole darker, flatter and duller, and off the experts' taste."""
+    changes, farther = [], []
+    for seed, photo in enumerate(SCENES):
+        rng = np.random.default_rng(seed)
+        original, expert = scores(photo), EXPERTS[0].retouch(photo)
+        for _ in range(6):
+            worse = degrade(photo, rng)
+            assert distance(worse, photo) > 1
+            degraded = scores(worse)
+            changes.append([degraded[name] / original[name] for name in ("brightness", "contrast", "colorfulness")])
+            farther.append(distance(worse, expert) > distance(photo, expert))
+    brightness, contrast, colorfulness = np.median(changes, axis=0)
+    assert brightness < 0.95
+    assert contrast < 0.85
+    assert colorfulness < 0.9
+    assert np.mean(farther) > 0.75
+
+
+def test_some_degraded_photos_are_lit_unevenly() -> None:
+    """On a flat grey only uneven light can make one side darker than the other."""
+    grey = np.full((32, 32, 3), 130, dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    spreads = [np.ptp(degrade(grey, rng)[..., 1].astype(int)) for _ in range(20)]
+    assert sum(spread <= 1 for spread in spreads) >= 4
+    assert sum(spread >= 10 for spread in spreads) >= 4
+
+
+def test_linear_light_and_back_keeps_every_level() -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    linear = to_linear(levels)
+    assert linear.dtype == np.float32
+    assert np.array_equal(quantise(to_srgb(linear)), levels)
+    # IEC 61966-2-1: half of the code values is 21.4% of the light.
+    assert linear[128] == pytest.approx(0.2158605, abs=1e-6)
+
+
+def test_highlights_roll_off_without_a_step_and_without_reaching_white() -> None:
+    light = np.linspace(0, 2, 2001)
+    rolled = roll_off_highlights(light, knee=0.75)
+    assert np.array_equal(rolled[light <= 0.75], light[light <= 0.75])
+    steps = np.diff(rolled)
+    assert (steps > 0).all()
+    assert steps.max() <= 0.001 + 1e-9
+    assert rolled.max() < 1
