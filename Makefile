@@ -14,9 +14,10 @@ export GOMP_SPINCOUNT ?= 2000
 retouch: $(VENV)  ## retouch PHOTO into the folder OUT, with four expert variants and a side-by-side picture
 	$(BIN)/diffretouch retouch "$(PHOTO)" -o "$(OUT)" --variants 4 --compare --overwrite
 
-train-demo: $(VENV)  ## one minute of training on a data set built from the example photos
-	$(BIN)/python dataset_card/build_dataset.py examples runs/demo-data --table examples/photos.tsv --long_side 192
-	$(BIN)/python train_lora/train_full.py --recipe smoke dataset=runs/demo-data
+train-demo: $(VENV)  ## one minute of training on a data set built from the example photos, anew each time
+	rm -rf runs/train-demo
+	$(BIN)/python dataset_card/build_dataset.py examples runs/train-demo/data --table examples/photos.tsv --long_side 192
+	$(BIN)/python train_lora/train_full.py --recipe smoke dataset=runs/train-demo/data output_dir=runs/train-demo/model
 
 test: $(VENV)
 	$(BIN)/python -m pytest

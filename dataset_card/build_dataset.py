@@ -1,7 +1,7 @@
 """Build the synthetic-experts data set that the bundled model was trained on.
 
-    python dataset_card/fetch_photos.py photos
-    python dataset_card/build_dataset.py photos data-synthetic
+python dataset_card/fetch_photos.py photos
+python dataset_card/build_dataset.py photos data-synthetic
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Make the pictures of the README and the model card.
 
-    python docs/make_pictures.py examples/photo.jpg --name rhino
-    python docs/make_pictures.py --gallery examples/*.jpg
+python docs/make_pictures.py examples/photo.jpg --name rhino
+python docs/make_pictures.py --gallery examples/*.jpg
 """
 
 from __future__ import annotations

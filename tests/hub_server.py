@@ -117,6 +117,8 @@ class HubServer:
         self._server.daemon_threads = True
         self._server.hub = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        # Another host, as on the Hub: clients may not take their token there.
+        self.storage_url = f"http://localhost:{self._server.server_address[1]}"
 
     def __enter__(self) -> HubServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -175,8 +177,9 @@ class Request:
         repo = self.hub.repos.get((kind, name))
         if repo is None or (repo.private and repo.owner != self.user):
             if self.user is None:
-                # The Hub does not tell strangers whether a repository exists.
-                raise Refused(401, "Invalid username or password.")
+                # The Hub does not tell strangers whether a repository exists. Over https the client takes the bare
+                # status for that; over http it needs the code.
+                raise Refused(401, "Invalid username or password.", "RepoNotFound")
             raise Refused(404, "Repository not found", "RepoNotFound")
         if write and self.user is None:
             raise Refused(401, "Invalid username or password.")
@@ -372,11 +375,13 @@ def resolve(request: Request, kind: str | None, name: str, revision: str, path: 
     if not file.large:
         return _bytes(request, file.content, headers)
     headers |= {"X-Linked-Size": str(len(file.content)), "X-Linked-Etag": f'"{file.etag}"'}
-    return Answer(status=302, headers={**headers, "Location": f"{request.hub.url}/storage/{file.sha256}"})
+    return Answer(status=302, headers={**headers, "Location": f"{request.hub.storage_url}/storage/{file.sha256}"})
 
 
 @route("GET", "/storage/(?P<oid>[0-9a-f]{64})")
 def stored(request: Request, oid: str) -> Answer:
+    if request.user is not None:
+        raise Refused(400, "The token of the Hub was sent to the storage")
     return _bytes(request, request.hub.large[oid], {"ETag": f'"{oid}"'})
 
 

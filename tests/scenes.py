@@ -10,7 +10,7 @@ from diffretouch.data.dataset import synthetic_rows, write_parquet
 
 
 def scene(seed: int, height: int = 48, width: int = 72) -> np.ndarray:
-    """(height, width, 3) uint8 with a lit gradient, coloured areas, texture, a highlight and a shadow; one per seed."""
+    """(height, width, 3) uint8 with a lit gradient, coloured areas, texture, highlight and shadow; one per seed."""
     rng = np.random.default_rng(seed)
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
     sky, ground = (rng.uniform(low, high) + rng.uniform(-0.1, 0.1, 3) for low, high in ((0.45, 0.65), (0.25, 0.45)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -438,8 +439,6 @@ def test_photos_of_extreme_shapes_are_retouched(retouch, tmp_path: Path, size) -
     "kind", ["missing", "empty", "no index", "bad index", "other index", "cut weights", "no weights"]
 )
 def test_a_bad_model_is_one_line_and_exit_code_2(retouch, model: Path, photo, tmp_path: Path, capsys, kind) -> None:
-    import shutil
-
     folder = tmp_path / "models" / "mine" / "bad"
     if kind != "missing":
         shutil.copytree(model, folder)

@@ -603,6 +603,13 @@ def test_a_start_from_stable_diffusion_fits_the_published_layout(tmp_path):
     assert_same_models(pipeline, convert_original_checkpoint(tmp_path / "start.ckpt"))
 
 
+def test_velocity_stays_velocity(tmp_path):
+    # Stable Diffusion 2.1 at 768 pixels predicts velocity; read as noise, its first pictures would be nonsense.
+    save_stable_diffusion(tmp_path, DDPMScheduler(**SCHEDULE, prediction_type="v_prediction"))
+    pipeline = DiffRetouchPipeline.from_stable_diffusion(tmp_path)
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
 def test_half_precision_start(tmp_path):
     save_stable_diffusion(tmp_path)
     pipeline = pipeline_from_stable_diffusion(tmp_path, dtype=torch.float16)
@@ -612,7 +619,7 @@ def test_half_precision_start(tmp_path):
 @pytest.mark.parametrize(
     ("scheduler", "options", "message"),
     [
-        (DDPMScheduler(**SCHEDULE, prediction_type="v_prediction"), {}, "predicts noise.*v_prediction"),
+        (DDPMScheduler(**SCHEDULE, prediction_type="sample"), {}, "predicts noise.*sample"),
         (None, {"in_channels": 9}, "in_channels=9"),
         (None, {"in_channels": 8}, "in_channels=8"),
         (None, {"class_embed_type": "timestep"}, "class_embed_type=timestep"),

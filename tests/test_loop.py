@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +14,18 @@ import PIL.Image
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers import AutoencoderKL
 from scenes import overrides, scene, write_data_set
 
 from diffretouch import DiffRetouchPipeline
+from diffretouch.attributes import attribute_scores
 from diffretouch.data.dataset import decode, read_split
+from diffretouch.evaluation import delta_e_2000
 from diffretouch.training.config import TrainingConfig, load_config
 from diffretouch.training.data import PairCache, vae_scale_factor
 from diffretouch.training.loop import Trainer, learning_rate_factor, new_pipeline, train, validate
-from diffretouch.training.objective import Objective, pair_indices, retouch_spread
+from diffretouch.training.losses import signed_contrastive_loss
+from diffretouch.training.objective import Objective, Retoucher, pair_indices, retouch_spread
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,8 +92,8 @@ def test_pairs_hold_what_the_pipeline_and_the_codec_make_of_the_rows(make_config
     squashed = torch.nn.functional.interpolate(target[None], (64, 64), mode="bilinear", antialias=True)
     assert torch.allclose(batch.latents, pipe.vae.encode(squashed * 2 - 1).latent_dist.mode(), atol=1e-5)
     assert batch.condition[0].tolist() == pytest.approx(rows[index]["condition"])
-    for picture, stored in ((batch.photo, source), (batch.target, target)):
-        small = torch.nn.functional.interpolate(stored[None], (16, 16), mode="bilinear", antialias=True)
+    for picture, whole in ((batch.photo, source), (batch.target, target)):
+        small = torch.nn.functional.interpolate(whole[None], (16, 16), mode="bilinear", antialias=True)
         assert torch.allclose(picture, small * 2 - 1, atol=1.01 / 255)
 
 
@@ -117,8 +122,6 @@ def test_training_needs_a_codec(make_config, tiny_pipeline) -> None:
 
 
 def test_the_scale_of_a_stock_vae_is_told_by_its_blocks(tiny_pipeline) -> None:
-    from diffusers import AutoencoderKL
-
     vae = AutoencoderKL(block_out_channels=(4, 4, 4), down_block_types=("DownEncoderBlock2D",) * 3,
                         up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=2)  # fmt: skip
     assert vae_scale_factor(vae) == 4
@@ -185,13 +188,16 @@ def test_conditions_drop_out_as_often_as_asked(make_config, changes, zero_rows, 
 # The objective
 
 
-def test_losses_are_those_of_the_equations(make_config, accelerator) -> None:
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_losses_are_those_of_the_equations(make_config, accelerator, prediction: str) -> None:
     """Held against the three branches run one by one, as the paper writes them."""
-    from diffretouch.attributes import attribute_scores
-    from diffretouch.training.losses import signed_contrastive_loss
-    from diffretouch.training.objective import Retoucher
-
-    config = make_config(contrastive_warmup_steps=0, beta=2.0, contrastive_weight=0.5, condition_dropout=0)
+    config = make_config(
+        contrastive_warmup_steps=0,
+        beta=2.0,
+        contrastive_weight=0.5,
+        condition_dropout=0,
+        model_prediction_type=prediction,
+    )
     torch.manual_seed(0)
     objective = objective_of(config)
     pipe = new_pipeline(config.model)
@@ -211,8 +217,10 @@ def test_losses_are_those_of_the_equations(make_config, accelerator) -> None:
             attribute_scores(((chosen[:2] + 1) / 2).clamp(0, 1)) / retouch_spread(objective.pairs)
             for chosen in (picture, branch(batch.condition, other_noise)[1], branch(-batch.condition, noise)[1])
         ]
+    signal = pipe.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    velocity = signal.sqrt() * noise - (1 - signal).sqrt() * batch.latents  # Salimans and Ho 2022, appendix D
     expected = {
-        "noise": (noise_pred - noise).square().mean(),
+        "noise": (noise_pred - (noise if prediction == "epsilon" else velocity)).square().mean(),
         "pixel": (picture - batch.target).square().mean(),
         "contrastive": signed_contrastive_loss(*scores, batch.condition[:2]),
     }
@@ -242,8 +250,6 @@ def test_the_contrastive_term_comes_when_asked_for_and_after_the_warm_up(
 
 
 def test_scores_are_standardised_by_what_experts_do_to_one_photo(make_config) -> None:
-    from diffretouch.attributes import attribute_scores
-
     pairs = objective_of(make_config()).pairs
     by_hand = [attribute_scores(targets).numpy().std(axis=0) for targets in pairs.target_groups()]
     assert retouch_spread(pairs).tolist() == pytest.approx(np.mean(by_hand, axis=0).tolist(), rel=1e-4)
@@ -346,8 +352,6 @@ def test_the_same_recipe_gives_the_same_weights(finished: Path, make_config, tmp
 
 
 def copied(finished: Path, folder: Path, *without: str) -> Path:
-    import shutil
-
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(*without))
     return folder
 
@@ -461,7 +465,7 @@ def test_a_gradient_that_is_not_a_number_never_reaches_the_weights(make_config, 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_an_empty_split_is_refused_before_anything_is_written(make_config, tmp_path: Path, split: str) -> None:
     write_data_set(tmp_path / "data", {"train": 1, "validation": 1} | {split: 0})
-    with pytest.raises(ValueError, match=f"The {split} split .* has to hold at least one pair"):
+    with pytest.raises(ValueError, match=f"The {split} split .* has to hold at least one row"):
         train(make_config(dataset=tmp_path / "data"))
     assert not (tmp_path / "run").exists()
 
@@ -501,8 +505,6 @@ def test_averaged_weights_are_only_lent(make_config, accelerator) -> None:
 
 
 def test_validation_measures_the_pipeline_and_leaves_it_in_training_mode(make_config, tmp_path: Path) -> None:
-    from diffretouch.evaluation import delta_e_2000
-
     config = make_config(num_validation_photos=2)
     pipe = new_pipeline(config.model)
     pipe.set_progress_bar_config(disable=True)

@@ -105,7 +105,7 @@ def test_signed_loss_pulls_the_two_noises_together() -> None:
 
 
 def test_published_loss_is_blind_to_direction_and_signed_is_not() -> None:
-    """Documented property: a slider that moves the wrong way round costs the published form as little as a right one."""
+    """Documented property: a slider that goes the wrong way costs the published form as little as a right one."""
     condition = row(1, 1, 1, 1)
     right, wrong = (condition, condition, -condition, condition), (-condition, -condition, condition, condition)
     assert published_contrastive_loss(*right).item() == pytest.approx(published_contrastive_loss(*wrong).item())

@@ -134,9 +134,7 @@ def test_a_run_that_exists_is_refused_without_resume(script, command, tmp_path: 
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["checkpoint-000002"]
 
 
-def test_a_loss_that_is_not_a_number_is_exit_code_1_and_keeps_the_checkpoint(
-    script, command, tmp_path, capsys
-) -> None:
+def test_a_loss_that_is_no_number_is_exit_code_1_and_keeps_the_checkpoint(script, command, tmp_path, capsys) -> None:
     assert script.main(command(max_train_steps=2)) == 0
     arguments = command(learning_rate=1e30, max_train_steps=20, checkpointing_steps=100, validation_steps=100)
     assert script.main([*arguments, "--resume"]) == 1

@@ -58,7 +58,7 @@ def write_model_card(
         repo_id: the name that the example loads; filled in by `push` if not known yet.
         base_model: Hub id of what it was fine-tuned from; None takes it from the provenance or configuration.
         license, license_name, license_link: Hub licence id, and name and link for "other"; None takes the
-            provenance's, or Apache-2.0 where the model was trained from scratch.
+            provenance's, points to the base model, or is Apache-2.0 where the model was trained from scratch.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -121,8 +121,8 @@ def model_card(
     shape = _shape(folder)
     origin = dict(index.get("provenance") or {})
     stated = {"license": license, "license_name": license_name, "license_link": license_link}
-    licence = {key: value for key, value in (stated if license else _licence_of(origin)).items() if value}
     base = base_model or origin.get("base_model") or hub_id((training or {}).get("pretrained_model"))
+    licence = {key: value for key, value in (stated if license else _licence_of(origin, base)).items() if value}
     name = "DiffRetouch" if repo_id == UNNAMED else repo_id.rpartition("/")[2]
     data = ModelCardData(
         library_name="diffusers",
@@ -133,9 +133,9 @@ def model_card(
         metrics=["psnr", "ssim", "delta_e_2000"] if evaluation else None,
         model_name=name,
         eval_results=_eval_results(evaluation, datasets) if evaluation else None,
-        **licence,
-        **({"base_model_relation": "finetune"} if base else {}),
     )
+    for key, value in {**licence, **({"base_model_relation": "finetune"} if base else {})}.items():
+        data[key] = value
     shown = list((pictures or {}).items())
     parts = [
         f"---\n{data.to_yaml()}\n---",
@@ -153,12 +153,13 @@ def model_card(
     return ModelCard("\n\n".join(parts) + "\n")
 
 
-def _licence_of(origin: Mapping[str, str]) -> dict[str, str | None]:
-    if not origin:
+def _licence_of(origin: Mapping[str, str], base: str | None) -> dict[str, str | None]:
+    if origin.get("license"):
+        return {name: origin.get(name) for name in ("license", "license_name", "license_link")}
+    if not origin and not base:
         return {"license": "apache-2.0"}
-    unknown = {"license": "other", "license_name": "see-origin"}
-    chosen = origin if origin.get("license") else unknown
-    return {name: chosen.get(name) for name in ("license", "license_name", "license_link")}
+    link = f"https://huggingface.co/{base}" if base else None
+    return {"license": "other", "license_name": "see-base-model" if base else "see-origin", "license_link": link}
 
 
 def hub_id(model: str | None) -> str | None:
@@ -422,8 +423,8 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _fitted(path: Path) -> PIL.Image.Image:
-    with PIL.Image.open(path) as picture:
-        picture = picture.convert("RGB")
+    with PIL.Image.open(path) as file:
+        picture = file.convert("RGB")
     picture.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH), PIL.Image.Resampling.LANCZOS)
     return picture
 
@@ -482,9 +483,9 @@ def _chart(title: str, series: Mapping[str, _Line]) -> PIL.Image.Image:
     for tick in range(int(last_step / _round_up(last_step / 5)) + 1):
         step = tick * _round_up(last_step / 5)
         draw.text((place(step, 0)[0], place(step, 0)[1] + 8 * scale), f"{step:g}", "#444444", font, anchor="mt")
-    draw.text((left * scale, 12 * scale), title, "black", font)
-    end = (width - right) * scale
-    for (name, line), colour in zip(reversed(series.items()), _COLOURS, strict=False):
+    draw.text((left * scale, 12 * scale), title, "black", font, anchor="lt")
+    end = float((width - right) * scale)
+    for (name, line), colour in zip(reversed(list(series.items())), _COLOURS, strict=False):
         draw.line([place(*point) for point in line], fill=colour, width=2 * scale, joint="curve")
         draw.text((end, 12 * scale), name, colour, font, anchor="rt")
         end -= draw.textlength(f"{name}   ", font)

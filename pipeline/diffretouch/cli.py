@@ -1,4 +1,4 @@
-"""The command line: `diffretouch retouch PHOTO... -o OUT`.
+"""The command line: `diffretouch retouch PHOTO... -o OUT`, and `convert`, `init`, `export` and `push` for models.
 
 Prints one line and exits with 2 for a bad argument or a photo that cannot be read or written. A batch goes on past a
 bad photo, names it at the end and exits with 1. An input is replaced only where `-o` names it and `--overwrite` is
@@ -30,6 +30,8 @@ _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 # A folder may be called anything, but nobody means one by these.
 _OTHER_SUFFIXES = (".avif", ".bmp", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pdf", ".psd")
 _COMPARE_SIZE = (1280, 720)  # most pixels of each picture; a side-by-side picture is for looking at, not for keeping
+_VARIANCES = ("fixed_small", "fixed_large")
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _MAX_VARIANTS = 32  # they go through the model together, and side by side have to fit into a JPEG
 
 
@@ -91,9 +93,36 @@ def _parser() -> _Parser:
     retouch.add_argument("--model", help="folder or Hub id (default: the bundled model)")
     retouch.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
     retouch.add_argument("--overwrite", action="store_true", help="replace files that exist, IN too if it is OUT")
+    _add_convert(commands)
+    _add_init(commands)
     _add_export(commands)
     _add_push(commands)
     return parser
+
+
+def _add_convert(commands: Any) -> None:
+    convert = commands.add_parser("convert", help="a checkpoint of the published layout to a model folder, or back")
+    convert.set_defaults(run=_run_convert)
+    convert.add_argument("source", metavar="CKPT", help=".ckpt or .safetensors; with --reverse a folder or Hub id")
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a new or empty folder")
+    convert.add_argument("--reverse", action="store_true", help="a model to a checkpoint; OUT is the file")
+    convert.add_argument(
+        "--variance", choices=_VARIANCES, help="fixed_large for PPR10K (default: as recorded, or small)"
+    )
+    convert.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: as stored)")
+    convert.add_argument("--variants", nargs="+", choices=("fp16", "bf16"), default=[], help="further copies")
+    convert.add_argument("--without-vae", action="store_true", help="leave out what only training needs")
+    convert.add_argument("--shard", default="1GB", metavar="SIZE", help="most bytes per file (default: %(default)s)")
+
+
+def _add_init(commands: Any) -> None:
+    init = commands.add_parser("init", help="an untrained model from Stable Diffusion 1.x or 2.x, to train")
+    init.set_defaults(run=_run_init)
+    init.add_argument("source", metavar="SD", help="folder or Hub id of a Stable Diffusion model")
+    init.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    init.add_argument("--variance", choices=_VARIANCES, default="fixed_small", help="(default: %(default)s)")
+    init.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: fp32)")
+    init.add_argument("--seed", type=_count("seed", 0, 2**32 - 1), default=0, help="of the new weights")
 
 
 def _add_export(commands: Any) -> None:
@@ -281,24 +310,75 @@ def _side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([column for picture in pictures for column in (picture, gap)][:-1], axis=1)
 
 
-def _run_export(options: argparse.Namespace) -> int:
-    from . import BUNDLED_MODEL
-    from .hub import HubError, export
+def _run_convert(options: argparse.Namespace) -> int:
+    from .card import read_index, write_model_card
+    from .convert import convert_checkpoint_to_folder, revert_to_original
+
+    def convert() -> str:
+        shared: dict[str, Any] = {"dtype": _dtype(options.dtype), "with_vae": not options.without_vae}
+        if options.reverse:
+            revert_to_original(options.source, options.output, **shared)
+            return str(options.output)
+        convert_checkpoint_to_folder(
+            options.source,
+            options.output,
+            variance_type=options.variance,
+            variants=options.variants,
+            max_shard_size=options.shard,
+            **shared,
+        )
+        write_model_card(options.output)
+        notice = (read_index(options.output).get("provenance") or {}).get("notice")
+        return f"{options.output}\n{notice}" if notice else str(options.output)
+
+    return _one_line(convert)
+
+
+def _run_init(options: argparse.Namespace) -> int:
+    from .convert import pipeline_from_stable_diffusion
+    from .hub import export
+
+    def init() -> str:
+        dtype = {} if options.dtype is None else {"dtype": _dtype(options.dtype)}
+        pipe = pipeline_from_stable_diffusion(
+            options.source, variance_type=options.variance, seed=options.seed, **dtype
+        )
+        return str(export(pipe, options.output))
+
+    return _one_line(init)
+
+
+def _dtype(name: str | None) -> Any:
+    import torch
+
+    return None if name is None else getattr(torch, _DTYPES[name])
+
+
+def _one_line(work: Callable[[], str]) -> int:
+    """Do the work and print what it returns; 0, or 1 and one line where the disk or the Hub fails."""
+    from .hub import HubError
 
     try:
-        print(export(options.model or BUNDLED_MODEL, options.output))
-    except (FileExistsError, ValueError) as error:
-        raise UsageError(str(error)) from error
+        print(work())
+    except (FileExistsError, FileNotFoundError, ValueError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
     except (HubError, OSError) as error:
-        print(f"diffretouch: {error}", file=sys.stderr)
+        print(f"diffretouch: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 
 
-def _run_push(options: argparse.Namespace) -> int:
-    from .hub import HubError, push
+def _run_export(options: argparse.Namespace) -> int:
+    from . import BUNDLED_MODEL
+    from .hub import export
 
-    try:
+    return _one_line(lambda: str(export(options.model or BUNDLED_MODEL, options.output)))
+
+
+def _run_push(options: argparse.Namespace) -> int:
+    from .hub import push
+
+    def send() -> str:
         commit = push(
             options.folder,
             options.repo_id,
@@ -306,13 +386,9 @@ def _run_push(options: argparse.Namespace) -> int:
             commit_message=options.message,
             create_pr=options.pull_request,
         )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    except (HubError, OSError) as error:
-        print(f"diffretouch: {error}", file=sys.stderr)
-        return 1
-    print(commit.pr_url or commit.repo_url)
-    return 0
+        return str(commit.pr_url or commit.repo_url)
+
+    return _one_line(send)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,16 @@ _PIPELINE_DEFAULTS = (
     "conditioning_size",
     "conditioning_resize",
     "attributes",
+    "provenance",
 )
+# What a model card says of weights in a file that this library did not write.
+_PUBLISHED = {
+    "source": "a checkpoint in the layout of the DiffRetouch release",
+    "license": "other",
+    "license_name": "diffretouch-release-non-commercial",
+    "notice": "The released weights are for non-commercial use only; the same holds for everything made from them.",
+}
+_SD_LICENCES = {768: "creativeml-openrail-m", 1024: "openrail++"}  # by context width: SD 1.x, SD 2.x
 # The configuration fields that change what a model computes, and that the published layout fixes.
 _MATTERS = {
     "unet": (
@@ -126,7 +135,8 @@ def convert_original_checkpoint(
     components = _components_from_shapes(_shapes(state), record, with_vae, attention_head_dim)
     _fill(components, state, dtype)
     scheduler = _scheduler(variance_type or record.get("variance_type", "fixed_small"))
-    return DiffRetouchPipeline(scheduler=scheduler, **components, **record.get("pipeline", {}))
+    settings = {"provenance": _PUBLISHED, **record.get("pipeline", {})}
+    return DiffRetouchPipeline(scheduler=scheduler, **components, **settings)
 
 
 def convert_checkpoint_to_folder(
@@ -223,7 +233,7 @@ def pipeline_from_stable_diffusion(
     seed: int = 0,
     **loading: Any,
 ) -> DiffRetouchPipeline:
-    """Make an untrained DiffRetouch from a Stable Diffusion 1.x or 2.x that predicts noise.
+    """Make an untrained DiffRetouch from a Stable Diffusion 1.x or 2.x, whether it predicts noise or velocity.
 
     - `conv_in` 4 -> 7: the three channels of the photo start at zero.
     - `conv_out` 4 -> 8: the affine features get a fresh random filter each, so that the grid head sees the photo's
@@ -232,7 +242,7 @@ def pipeline_from_stable_diffusion(
       equal to `to_out(to_v(c))`: the keys never matter, and values learn from zero because `to_out` is kept.
     - Everything else is Stable Diffusion's, the noise schedule too.
 
-    So before training, for every photo, every c and every t, the predicted noise equals Stable Diffusion's for the
+    So before training, for every photo, every c and every t, the prediction equals Stable Diffusion's for the
     same latents with an all-zero context (`encoder_hidden_states=torch.zeros(...)`, of any length): there, too,
     cross-attention adds nothing but the bias of `to_out`. It does not equal the prediction for an empty *prompt*,
     whose embedding is not zero.
@@ -245,7 +255,7 @@ def pipeline_from_stable_diffusion(
         loading: passed to `from_pretrained` of each part (`dtype`, `variant`, `revision`, `token`, ...).
 
     Raises:
-        ValueError: if the model is of another kind (inpainting, SDXL, v-prediction, ...).
+        ValueError: if the model is of another kind (inpainting, SDXL, ...).
     """
     _check_choice("variance_type", variance_type, VARIANCE_TYPES)
     schedule = DDPMScheduler.load_config(source, subfolder="scheduler", **_hub_only(loading))
@@ -258,10 +268,16 @@ def pipeline_from_stable_diffusion(
         head = AffineGridHead().to(unet.dtype)
     scheduler = DDPMScheduler(
         **{field: schedule.get(field, default) for field, default in _SD_SCHEDULE.items()},
+        prediction_type=schedule.get("prediction_type", "epsilon"),
         variance_type=variance_type,
         clip_sample=False,
     )
-    return DiffRetouchPipeline(_retouching_unet(unet, generator), scheduler, head, vae)
+    provenance = {"source": "Stable Diffusion"}
+    if not os.path.isdir(source):
+        provenance["base_model"] = str(source)
+    if unet.config.cross_attention_dim in _SD_LICENCES:
+        provenance["license"] = _SD_LICENCES[unet.config.cross_attention_dim]
+    return DiffRetouchPipeline(_retouching_unet(unet, generator), scheduler, head, vae, provenance=provenance)
 
 
 # --- Stable Diffusion -----------------------------------------------------------------------------------------------
@@ -276,9 +292,9 @@ def _check_stable_diffusion(unet: UNet2DConditionModel, schedule: Mapping[str, A
         raise ValueError(
             f"`source` has to be a text-to-image Stable Diffusion 1.x or 2.x, got a UNet with {', '.join(wrong)}."
         )
-    if schedule.get("prediction_type", "epsilon") != "epsilon":
+    if schedule.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
         raise ValueError(
-            "`source` has to be a model that predicts noise (such as Stable Diffusion 1.5 or 2.1-base), got one with "
+            "`source` has to be a model that predicts noise or velocity, got one with "
             f"prediction_type={schedule['prediction_type']}."
         )
 

@@ -82,6 +82,7 @@ def export(
             _copy_model(_local_folder(model), partial)
             if not (partial / "README.md").exists():
                 write_model_card(partial, repo_id=repo_id)
+        _forget_paths(partial)
     return target
 
 
@@ -102,7 +103,16 @@ def _copy_model(source: Path, target: Path) -> None:
     if isinstance(index.get("attributes"), list):
         # How the first checkpoints were saved; by Hub id, diffusers takes every list for the address of a component.
         index["attributes"] = ",".join(index["attributes"])
-        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _forget_paths(folder: Path) -> None:
+    """Drop where each configuration was loaded from, which diffusers writes down: strangers need not know."""
+    for path in folder.rglob("*.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if "_name_or_path" in config:
+            del config["_name_or_path"]
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _inherited(pipe: DiffusionPipeline) -> dict[str, Any]:
@@ -111,8 +121,7 @@ def _inherited(pipe: DiffusionPipeline) -> dict[str, Any]:
     if origin is None or pipe.config.get("provenance"):
         return {}
     if hub_id(origin):
-        link = f"https://huggingface.co/{origin}"
-        return {"base_model": origin, "license": "other", "license_name": "see-base-model", "license_link": link}
+        return {"base_model": origin}
     card = Path(origin) / "README.md"
     data = ModelCard.load(card, ignore_metadata_errors=True).data if card.is_file() else ModelCardData()
     kept = {name: data.get(name) for name in ("base_model", "license", "license_name", "license_link")}

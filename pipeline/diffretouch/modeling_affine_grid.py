@@ -154,7 +154,7 @@ class AffineGridHead(ModelMixin, ConfigMixin):
     def _start_near_identity(self) -> None:
         """An untrained head returns nearly the photo itself, so training starts from a picture, not from black."""
         self.out.weight.mul_(0.1)
-        self.out.bias.copy_(identity_coefficients(self.config.grid_depth, 1, 1).flatten())
+        self.out.bias = nn.Parameter(identity_coefficients(self.config.grid_depth, 1, 1).flatten())
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Affine features (B, in_channels, h, w) -> grid coefficients (B, 12, depth, Gh, Gw)."""
@@ -255,7 +255,6 @@ class AffineGrid:
             TypeError, ValueError: on any other photo or strength.
         """
         check_strength(strength)
-        strength = float(strength)
         if isinstance(photo, PIL.Image.Image):
             return self._apply_pil(photo, strength)
         if isinstance(photo, np.ndarray):

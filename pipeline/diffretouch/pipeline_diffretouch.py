@@ -132,6 +132,8 @@ class DiffRetouchPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`conditioning_resize` has to be one of {CONDITIONING_RESIZES}, got {conditioning_resize!r}."
             )
+        if not all(isinstance(text, str) for pair in (provenance or {}).items() for text in pair):
+            raise ValueError(f"`provenance` has to be None or a dict of strings, got {provenance}.")
         if sorted(attributes) != sorted(ATTRIBUTES):
             raise ValueError(f"`attributes` has to be {ATTRIBUTES} in any order, got {attributes}.")
         self.register_modules(unet=unet, scheduler=scheduler, grid_head=grid_head, vae=vae)
@@ -456,6 +458,16 @@ class DiffRetouchPipeline(DiffusionPipeline):
         # diffusers hands a model on only where its very class is annotated, which this file cannot name.
         unnamed = {name: pipeline.components[name] for name in ("grid_head", "vae") if name in pipeline.components}
         return super().from_pipe(pipeline, **{**unnamed, **kwargs})
+
+    @classmethod
+    def from_stable_diffusion(cls, source: str | os.PathLike, **options: Any) -> DiffRetouchPipeline:
+        """An untrained DiffRetouch made from a Stable Diffusion 1.x or 2.x folder or Hub id.
+
+        Needs the installed package, not only the files beside a model. Options and details:
+        `diffretouch.convert.pipeline_from_stable_diffusion`.
+        """
+        # Not a relative import: diffusers would look for the module beside every model that travels with this file.
+        return importlib.import_module("diffretouch.convert").pipeline_from_stable_diffusion(source, **options)
 
     # The folder written by `save_pretrained` is self-contained: `model_index.json` names the code files that lie
     # beside the weights, so that diffusers alone loads it with `trust_remote_code=True`; with this package installed,

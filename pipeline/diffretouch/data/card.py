@@ -6,7 +6,6 @@ write_dataset_card("data-synthetic", "dataset_card/photos.tsv", "dataset_card/RE
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import shutil
@@ -21,7 +20,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..files import write_atomically
-from .dataset import FEATURES, SPLITS
+from .dataset import FEATURES, SPLITS, read_photo_table
 from .synthetic import EXPERTS
 
 _MEANINGS = {
@@ -43,8 +42,9 @@ def write_dataset_card(folder: str | Path, table: str | Path | None = None, card
 
     Args:
         folder: a data set as `build_synthetic` writes it: `data/{split}-*.parquet` and build.json.
-        table: the tab-separated table of photos it was built from, with `source`, `version`, `licence`, `author`,
-            `redistributable` and `split`; None for a data set whose card then says that its sources are not recorded.
+        table: the table of photos it was built from (`read_photo_table`), with `source`, `version`, `licence`,
+            `author` and `redistributable` ("no" where a photo may not be passed on); None for a data set whose card
+            then says that its sources are not recorded.
         card: the file to write; None for `folder/README.md`.
 
     Raises:
@@ -66,7 +66,7 @@ def dataset_card(folder: str | Path, table: str | Path | None = None) -> Dataset
     build = json.loads((folder / "build.json").read_text(encoding="utf-8"))
     splits = {split: _measure(folder, split, build["sha256"]) for split in SPLITS}
     splits = {split: measured for split, measured in splits.items() if measured["rows"]}
-    photos = _read_table(Path(table)) if table is not None else []
+    photos = read_photo_table(Path(table)) if table is not None else []
     kept_back = sum(photo.get("redistributable") == "no" for photo in photos)
     parts = [
         f"---\n{_metadata(splits, photos, kept_back).to_yaml()}\n---",
@@ -98,11 +98,6 @@ def _measure(folder: Path, split: str, hashes: Mapping[str, str]) -> dict[str, A
     return measured
 
 
-def _read_table(table: Path) -> list[dict[str, str]]:
-    with open(table, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"))
-
-
 def _metadata(splits: Mapping[str, Any], photos: Sequence[Mapping[str, str]], kept_back: int) -> DatasetCardData:
     rows = sum(measured["rows"] for measured in splits.values())
     data = DatasetCardData(
@@ -119,8 +114,9 @@ def _metadata(splits: Mapping[str, Any], photos: Sequence[Mapping[str, str]], ke
                 "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits],
             }
         ],
-        **({"redistributable": False} if kept_back else {}),
     )
+    if kept_back:
+        data["redistributable"] = False  # `hub.push` then insists on a private repository
     sizes = {name: SplitInfo(name, measured["bytes"], measured["rows"]) for name, measured in splits.items()}
     total = sum(measured["bytes"] for measured in splits.values())
     info = DatasetInfo(features=FEATURES, splits=SplitDict(sizes), download_size=total, dataset_size=total)
@@ -173,7 +169,8 @@ def _experts_table(splits: Mapping[str, Any]) -> str:
 def _sources(photos: Sequence[Mapping[str, str]], kept_back: int) -> str:
     if not photos:
         return "## Sources and licences\n\nWhere the photos come from was not recorded."
-    groups = Counter((p["source"], p["version"], p["licence"], p["redistributable"]) for p in photos)
+    columns = ("source", "version", "licence", "redistributable")
+    groups = Counter(tuple(photo.get(column) or "-" for column in columns) for photo in photos)
     lines = [f"| {' | '.join(group)} | {count} |" for group, count in sorted(groups.items())]
     warning = (
         f"**{kept_back} of the {len(photos)} photos may not be redistributed: keep a built copy of this data set "

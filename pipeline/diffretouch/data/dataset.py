@@ -202,11 +202,13 @@ def read_split(folder: str | Path, split: str) -> Dataset:
 
     Raises:
         FileNotFoundError: if the folder holds no such split.
-        ValueError: if columns of the schema are missing.
+        ValueError: if the split is empty or columns of the schema are missing.
     """
     files = sorted(str(file) for file in Path(folder).glob(f"data/{split}-*.parquet"))
     if not files:
         raise FileNotFoundError(f"`folder` has to hold data/{split}-*.parquet, got {folder}.")
+    if sum(pq.ParquetFile(file).metadata.num_rows for file in files) == 0:
+        raise ValueError(f"The {split} split of the data set {folder} has to hold at least one row, got none.")
     rows = Dataset.from_parquet(files)
     missing = sorted(set(FEATURES) - set(rows.column_names))
     if missing:

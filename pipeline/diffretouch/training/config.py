@@ -189,6 +189,7 @@ _POSITIVE = ("learning_rate", "max_grad_norm", "contrastive_temperature", "times
 _CHOICES = {
     "contrastive": ("signed", "published", "none"),
     "mixed_precision": ("no", "fp16", "bf16"),
+    "model.prediction_type": ("epsilon", "v_prediction"),
 }
 
 

@@ -60,7 +60,9 @@ def train(config: TrainingConfig, *, resume: bool = False) -> Path:
     state = load_latest_state(output_dir) if resume else None
     if not resume and any(output_dir.glob("checkpoint-*")):
         raise FileExistsError(f"`output_dir` {output_dir} holds checkpoints: pass --resume, or choose another folder.")
-    train_rows, validation_rows = _read_rows(config.dataset, "train"), _read_rows(config.dataset, "validation")
+    if not config.dataset:
+        raise ValueError("`dataset` has to be the folder of a data set, got nothing.")
+    train_rows, validation_rows = read_split(config.dataset, "train"), read_split(config.dataset, "validation")
     trainer = Trainer(config, accelerator, train_rows, state)
     main = accelerator.is_main_process
     if main:
@@ -82,15 +84,6 @@ def train(config: TrainingConfig, *, resume: bool = False) -> Path:
             save_pipeline(pipe, output_dir / "final")
     accelerator.end_training()
     return output_dir / "final"
-
-
-def _read_rows(dataset: str, split: str) -> Dataset:
-    if not dataset:
-        raise ValueError("`dataset` has to be the folder of a data set, got nothing.")
-    rows = read_split(dataset, split)
-    if len(rows) == 0:
-        raise ValueError(f"The {split} split of the data set {dataset} has to hold at least one pair, got none.")
-    return rows
 
 
 def _log(trainer: Trainer, terms: dict[str, torch.Tensor], seconds: float, progress: tqdm) -> None:
@@ -139,7 +132,8 @@ def validate(pipe: DiffRetouchPipeline, rows: Any, config: TrainingConfig, sheet
         conditions = np.array([[0.0] * 4, *(row["condition"] for row in group)])
         generators = [torch.Generator().manual_seed(config.seed) for _ in conditions]
         sliders: dict[str, Any] = {name: list(conditions[:, i]) for i, name in enumerate(pipe.config.attributes)}
-        retouched = pipe([photo] * len(conditions), **sliders, generator=generators, output_type="np").images
+        output: Any = pipe([photo] * len(conditions), **sliders, generator=generators, output_type="np")
+        retouched = output.images
         for target, oracle in zip(targets, retouched[1:], strict=True):
             distances["input"].append(delta_e_2000(np.asarray(photo) / 255, target))
             distances["c0"].append(delta_e_2000(retouched[0], target))

@@ -100,7 +100,8 @@ class Objective:
         if n:
             chosen = torch.cat([pictures[:n], pictures[batch_size:]])
             scores = attribute_scores(((chosen + 1) / 2).clamp(0, 1)) / self.score_scale.to(device)
-            terms["contrastive"] = self._contrastive(*scores.chunk(3), condition[:n])
+            regular, positive, negative = scores.chunk(3)
+            terms["contrastive"] = self._contrastive(regular, positive, negative, condition[:n])
             loss = loss + config.contrastive_weight * terms["contrastive"]
         return {"loss": loss, **terms}
 
