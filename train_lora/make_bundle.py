@@ -1,0 +1,53 @@
+"""Turn a finished run and its evaluation into the bundled model, card included.
+
+    python train_lora/train_full.py --recipe bundled dataset=data-synthetic
+    python benchmarks/quality.py --model runs/bundled/final --dataset data-synthetic --split test -o quality.json
+    python docs/make_pictures.py examples/photo.jpg --name rhino --model runs/bundled/final
+    python train_lora/make_bundle.py runs/bundled quality.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
+from diffretouch.card import write_model_card
+
+DOCS = Path(__file__).parents[1] / "docs"
+PICTURES = {
+    "Before and after, c = 0": "rhino-before-after.jpg",
+    "Four sliders, five positions, one seed": "rhino-sliders.jpg",
+    "Inputs and four seeds at c = 0": "gallery.jpg",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="output folder of train_full.py")
+    parser.add_argument("evaluation", type=Path, help="JSON of benchmarks/quality.py on the test split")
+    parser.add_argument("--limits", type=Path, default=DOCS / "bundled-limits.txt", help="one observed limit per line")
+    parser.add_argument(
+        "--min_timestep", type=int, help="where sampling stops, chosen on the validation split (default: as trained)"
+    )
+    options = parser.parse_args()
+    folder = Path(BUNDLED_MODEL)
+    pipe = DiffRetouchPipeline.from_pretrained(options.run / "final")
+    if options.min_timestep is not None:
+        pipe.register_to_config(min_timestep=options.min_timestep)
+    shutil.rmtree(folder, ignore_errors=True)
+    pipe.save_pretrained(folder)
+    write_model_card(
+        folder,
+        evaluation=options.evaluation,
+        config=options.run / "config.yaml",
+        log=options.run / "log.jsonl",
+        pictures={caption: DOCS / name for caption, name in PICTURES.items()},
+        limits=[line for line in options.limits.read_text().splitlines() if line],
+        repo_id="diffretouch/diffretouch-small",
+    )
+
+
+if __name__ == "__main__":
+    main()
