@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diffretouch.data.dataset import build_synthetic
+from diffretouch.data.dataset import CONDITIONS, build_synthetic
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--num_inputs", type=int, default=6, help="degraded inputs per training photo")
     parser.add_argument("--long_side", type=int, default=320, help="pixels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--conditions", choices=tuple(CONDITIONS), default="quantile", help="rule that makes c")
     arguments = parser.parse_args()
     build_synthetic(
         arguments.photos,
@@ -28,6 +29,7 @@ def main() -> None:
         num_inputs=arguments.num_inputs,
         long_side=arguments.long_side,
         seed=arguments.seed,
+        conditions=arguments.conditions,
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from scenes import scene
 
-from diffretouch.attributes import ATTRIBUTES, attribute_scores, attribute_view, conditions_linear
+from diffretouch.attributes import ATTRIBUTES, attribute_scores, attribute_view, conditions_quantile
 from diffretouch.data.dataset import (
     FEATURES,
     SPLITS,
@@ -85,7 +85,7 @@ def test_scores_are_those_of_the_target_on_the_512_view(rows) -> None:
 def test_conditions_are_the_linear_ones_of_the_scores(rows) -> None:
     scores = torch.tensor([[row[name] for name in ATTRIBUTES] for row in rows[:5]])
     conditions = torch.tensor([row["condition"] for row in rows[:5]])
-    assert torch.allclose(conditions, conditions_linear(scores), atol=1e-6)
+    assert torch.allclose(conditions, conditions_quantile(scores), atol=1e-6)
     assert conditions.amin(0).tolist() == [-1] * 4
     assert conditions.amax(0).tolist() == [1] * 4
 

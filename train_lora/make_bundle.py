@@ -1,9 +1,9 @@
 """Turn a finished run and its evaluation into the bundled model, card included.
 
-    python train_lora/train_full.py --recipe bundled dataset=data-synthetic
-    python benchmarks/quality.py --model runs/bundled/final --dataset data-synthetic --split test -o quality.json
-    python docs/make_pictures.py examples/photo.jpg --name rhino --model runs/bundled/final
-    python train_lora/make_bundle.py runs/bundled quality.json
+python train_lora/train_full.py --recipe bundled dataset=data-synthetic
+python benchmarks/quality.py --model runs/bundled/final --dataset data-synthetic --split test -o quality.json
+python docs/make_pictures.py examples/photo.jpg --name rhino --model runs/bundled/final
+python train_lora/make_bundle.py runs/bundled quality.json
 """
 
 from __future__ import annotations

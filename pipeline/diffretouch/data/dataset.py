@@ -24,11 +24,21 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
-from ..attributes import ATTRIBUTES, attribute_scores, attribute_view, conditions_linear
+from ..attributes import (
+    ATTRIBUTES,
+    attribute_scores,
+    attribute_view,
+    conditions_extreme,
+    conditions_linear,
+    conditions_quantile,
+)
 from ..files import write_atomically
 from ..photo import open_photo
 from .synthetic import EXPERTS, degrade
 
+# How an expert's c follows from the scores of all experts of the photo. "quantile" spaces them evenly over the
+# slider's way; "linear" keeps their distances, which leaves stretches of a slider that no training pair ever shows.
+CONDITIONS = {"quantile": conditions_quantile, "linear": conditions_linear, "extreme": conditions_extreme}
 SPLITS = ("train", "validation", "test")
 FEATURES = Features(
     {
@@ -48,7 +58,9 @@ def scores_of(pictures: Iterable[np.ndarray]) -> torch.Tensor:
     return attribute_scores(torch.cat(views))
 
 
-def synthetic_rows(photo: np.ndarray, photo_id: str, num_inputs: int, seed: int) -> list[dict[str, Any]]:
+def synthetic_rows(
+    photo: np.ndarray, photo_id: str, num_inputs: int, seed: int, rule: str = "quantile"
+) -> list[dict[str, Any]]:
     """Rows of one good photo (H, W, 3) uint8: `num_inputs` degraded inputs x the five experts.
 
     The randomness of the inputs depends on `seed` and `photo_id` alone, not on the order of photos.
@@ -57,7 +69,7 @@ def synthetic_rows(photo: np.ndarray, photo_id: str, num_inputs: int, seed: int)
     rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
     targets = [expert.retouch(photo) for expert in EXPERTS]
     scores = scores_of(targets)
-    conditions = conditions_linear(scores)
+    conditions = CONDITIONS[rule](scores)
     inputs = [encode(degrade(photo, rng)) for _ in range(num_inputs)]
     encoded = [encode(target) for target in targets]
     return [
@@ -96,13 +108,20 @@ def open_resized(path: Path, long_side: int) -> np.ndarray:
     return np.asarray(picture.resize(size, PIL.Image.Resampling.LANCZOS))
 
 
-def _rows_of_file(job: tuple[Path, str, int, int, int]) -> list[dict[str, Any]]:
-    path, photo_id, num_inputs, long_side, seed = job
-    return synthetic_rows(open_resized(path, long_side), photo_id, num_inputs, seed)
+def _rows_of_file(job: tuple[Path, str, int, int, int, str]) -> list[dict[str, Any]]:
+    path, photo_id, num_inputs, long_side, seed, rule = job
+    return synthetic_rows(open_resized(path, long_side), photo_id, num_inputs, seed, rule)
 
 
 def build_synthetic(
-    photos: Path, table: Path, out: Path, *, num_inputs: int = 6, long_side: int = 320, seed: int = 0
+    photos: Path,
+    table: Path,
+    out: Path,
+    *,
+    num_inputs: int = 6,
+    long_side: int = 320,
+    seed: int = 0,
+    conditions: str = "quantile",
 ) -> None:
     """Build the synthetic-experts data set from a folder of good photos.
 
@@ -117,6 +136,7 @@ def build_synthetic(
         num_inputs: degraded versions of each training photo.
         long_side: pixels of the stored pictures' long side.
         seed: of the degradations.
+        conditions: rule that makes c from the scores, one of `CONDITIONS`.
 
     Raises:
         FileNotFoundError: if a photo of the table is missing, before anything is written.
@@ -125,15 +145,18 @@ def build_synthetic(
     for name, value in (("num_inputs", num_inputs), ("long_side", long_side)):
         if value < 1:
             raise ValueError(f"`{name}` has to be at least 1, got {value}.")
+    if conditions not in CONDITIONS:
+        raise ValueError(f"`conditions` has to be one of {tuple(CONDITIONS)}, got {conditions!r}.")
     entries = read_photo_table(table)
     missing = [entry["file"] for entry in entries if not (photos / entry["file"]).is_file()]
     if missing:
         raise FileNotFoundError(f"`photos` lacks {len(missing)} of {len(entries)} photos, first {missing[0]}.")
 
-    jobs: dict[str, list[tuple[Path, str, int, int, int]]] = {split: [] for split in SPLITS}
+    jobs: dict[str, list[tuple[Path, str, int, int, int, str]]] = {split: [] for split in SPLITS}
     for entry in entries:
         inputs = num_inputs if entry["split"] == "train" else 1
-        jobs[entry["split"]].append((photos / entry["file"], _photo_id(entry["file"]), inputs, long_side, seed))
+        path, photo_id = photos / entry["file"], _photo_id(entry["file"])
+        jobs[entry["split"]].append((path, photo_id, inputs, long_side, seed, conditions))
 
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as folder:
@@ -149,7 +172,8 @@ def build_synthetic(
         for file in files:
             os.replace(file, out / "data" / file.name)
     rule = f"upright, aspect kept, long side {long_side} px, Lanczos, JPEG quality 95 4:4:4"
-    report = {"num_inputs": num_inputs, "long_side": long_side, "seed": seed, "resize": rule, "sha256": hashes}
+    arguments = {"num_inputs": num_inputs, "long_side": long_side, "seed": seed, "conditions": conditions}
+    report = {**arguments, "resize": rule, "sha256": hashes}
     write_atomically(out / "build.json", (json.dumps(report, indent=2) + "\n").encode())
 
 

@@ -72,6 +72,7 @@ class TrainingConfig:
     # Conditions
     condition_dropout: float = 0.15  # share of pairs trained with c = 0: any expert, which noise then picks
     attribute_dropout: float = 0.3  # chance of each other c_i to be 0: sliders have to work one at a time
+    condition_jitter: float = 0.25  # half-width of uniform noise on c: five experts leave gaps on a slider's way
     horizontal_flip: bool = True
 
     # Pictures

@@ -65,7 +65,9 @@ class Objective:
         kept = torch.rand(size, 4, generator=rng) >= config.attribute_dropout
         asked = torch.rand(size, 1, generator=rng) >= config.condition_dropout
         flip = (torch.rand(size, generator=rng) < 0.5) & config.horizontal_flip
-        batch = self.pairs.batch(indices, self.pairs.conditions(indices) * kept * asked, flip)
+        jitter = config.condition_jitter * (2 * torch.rand(size, 4, generator=rng) - 1)
+        condition = (self.pairs.conditions(indices) + jitter).clamp(-1, 1) * kept * asked
+        batch = self.pairs.batch(indices, condition, flip)
         low, high = self.timestep_range
         position = torch.rand(size, generator=rng) ** config.timestep_power
         timesteps = (low + (high + 1 - low) * position).long().clamp_max(high)
