@@ -27,7 +27,8 @@ lint: $(VENV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)
+bench: $(VENV)  ## time and memory of one 12 MP retouch, file to file
+	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/retouch.py examples/photo.jpg -o benchmarks/results/retouch.json
 
 $(VENV): requirements.txt pyproject.toml

@@ -17,16 +17,18 @@ from diffretouch.card import write_model_card
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = {
-    "Before and after, c = 0": "rhino-before-after.jpg",
-    "Four sliders, five positions, one seed": "rhino-sliders.jpg",
-    "Inputs and four seeds at c = 0": "gallery.jpg",
+    "Before and after, all sliders at 0. Photo: Charles J. Sharp, CC BY-SA 4.0, retouched": "rhino-before-after.jpg",
+    "Four sliders, five positions, one seed. Photo: Charles J. Sharp, CC BY-SA 4.0, retouched": "rhino-sliders.jpg",
+    "Inputs and four seeds, all sliders at 0. Photos, retouched: Charles J. Sharp (CC BY-SA 4.0), aussiegall "
+    "(CC BY 2.0), MIT Scratch (CC BY-SA 3.0), Seth Zeigler (CC0), Brylie Christopher Oxley (CC0), Steve Evans "
+    "(CC BY 2.0)": "gallery.jpg",
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of train_full.py")
-    parser.add_argument("evaluation", type=Path, help="JSON of benchmarks/quality.py on the test split")
+    parser.add_argument("evaluation", type=Path, nargs="?", help="JSON of benchmarks/quality.py on the test split")
     parser.add_argument("--limits", type=Path, default=DOCS / "bundled-limits.txt", help="one observed limit per line")
     parser.add_argument(
         "--min_timestep", type=int, help="where sampling stops, chosen on the validation split (default: as trained)"
@@ -43,7 +45,7 @@ def main() -> None:
         evaluation=options.evaluation,
         config=options.run / "config.yaml",
         log=options.run / "log.jsonl",
-        pictures={caption: DOCS / name for caption, name in PICTURES.items()},
+        pictures={caption: DOCS / name for caption, name in PICTURES.items() if (DOCS / name).exists()},
         limits=[line for line in options.limits.read_text().splitlines() if line],
         repo_id="diffretouch/diffretouch-small",
     )
