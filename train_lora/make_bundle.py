@@ -14,6 +14,7 @@ from pathlib import Path
 
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
 from diffretouch.card import write_model_card
+from diffretouch.hub import export
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = {
@@ -39,7 +40,7 @@ def main() -> None:
     if options.min_timestep is not None:
         pipe.register_to_config(min_timestep=options.min_timestep)
     shutil.rmtree(folder, ignore_errors=True)
-    pipe.save_pretrained(folder)
+    export(pipe, folder)
     write_model_card(
         folder,
         evaluation=options.evaluation,
@@ -47,7 +48,6 @@ def main() -> None:
         log=options.run / "log.jsonl",
         pictures={caption: DOCS / name for caption, name in PICTURES.items() if (DOCS / name).exists()},
         limits=[line for line in options.limits.read_text().splitlines() if line],
-        repo_id="diffretouch/diffretouch-small",
     )
 
 
