@@ -188,6 +188,6 @@ def _sources(photos: Sequence[Mapping[str, str]], kept_back: int) -> str:
 def _usage() -> str:
     return (
         "## Use\n\n```python\nfrom datasets import load_dataset\n\n"
-        'rows = load_dataset("path/or/id", split="train")       # streaming=True to look without downloading\n'
+        'rows = load_dataset("path/or/id", split="train")  # streaming=True to look without downloading\n'
         'rows[0]["input"], rows[0]["target"], rows[0]["condition"]\n```'
     )
