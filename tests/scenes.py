@@ -1,10 +1,11 @@
-"""What several test files generate: pictures like photos, small data sets of them, and the smallest recipe."""
+"""What several test files generate: pictures like photos, small data sets, the smallest recipe, a small UNet."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from diffusers import UNet2DConditionModel
 
 from diffretouch.data.dataset import synthetic_rows, write_parquet
 
@@ -61,3 +62,19 @@ def overrides(**changes: object) -> list[str]:
     """`TINY_RECIPE` as key=value overrides, with `changes` (`model_x` means `model.x`)."""
     settings = {**TINY_RECIPE, **{name.replace("model_", "model.", 1): value for name, value in changes.items()}}
     return [f"{name}={value}" for name, value in settings.items()]
+
+
+def published_style_unet() -> UNet2DConditionModel:
+    """A small UNet that the published checkpoint layout can express."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=7,
+        out_channels=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=[2, 4],
+        cross_attention_dim=4,
+        use_linear_projection=True,
+    )

@@ -166,6 +166,7 @@ def test_an_override_below_what_is_no_mapping_is_a_clear_error(tmp_path: Path, t
         ("mixed_precision=int8", "`mixed_precision` has to be one of ('no', 'fp16', 'bf16'), got 'int8'"),
         ("contrastive_batch_size=17", "`contrastive_batch_size` has to be in [0, 16], got 17"),
         ("condition_dropout=1.5", "`condition_dropout` has to be in [0, 1], got 1.5"),
+        ("condition_jitter=1.5", "`condition_jitter` has to be in [0, 1], got 1.5"),
         ("attribute_dropout=-0.1", "`attribute_dropout` has to be in [0, 1]"),
         ("ema_decay=2", "`ema_decay` has to be in [0, 1]"),
         ("model.block_out_channels=[]", "`model.block_out_channels` has to hold multiples of 16"),

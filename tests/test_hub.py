@@ -23,10 +23,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
 from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file
+from scenes import published_style_unet
 
 from diffretouch import AffineGridHead, DiffRetouchPipeline, cli, hub
 from diffretouch.card import training_curve
@@ -445,18 +446,7 @@ def test_command_line_exports_and_pushes(folder, server, tmp_path, capsys, monke
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A file in the published layout that this library did not write."""
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=7,
-        out_channels=8,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=[2, 4],
-        cross_attention_dim=4,
-        use_linear_projection=True,
-    )
+    unet = published_style_unet()
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     revert_to_original(DiffRetouchPipeline(unet, scheduler, AffineGridHead()), tmp_path / "ours.ckpt", with_vae=False)
     state = torch.load(tmp_path / "ours.ckpt", weights_only=True)["state_dict"]

@@ -12,8 +12,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
 from diffusers.schedulers import scheduling_ddpm
+from scenes import published_style_unet
 
 from diffretouch.attributes import attribute_scores
 from diffretouch.convert import _components_from_shapes, _layout, _schedule_buffers, convert_original_checkpoint
@@ -240,18 +241,7 @@ def test_sampler_equals_a_float64_loop(monkeypatch, count, variance_type):
 
 
 def small_pipeline(variance_type):
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=7,
-        out_channels=8,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=[2, 4],
-        cross_attention_dim=4,
-        use_linear_projection=True,
-    )
+    unet = published_style_unet()
     scheduler = DDPMScheduler(**SCHEDULE, clip_sample=False, variance_type=variance_type)
     pipe = DiffRetouchPipeline(unet, scheduler, AffineGridHead(), conditioning_size=64)
     pipe.set_progress_bar_config(disable=True)

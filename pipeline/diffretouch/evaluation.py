@@ -33,6 +33,8 @@ from skimage.exposure import equalize_adapthist
 from skimage.metrics import structural_similarity
 
 from .attributes import ATTRIBUTES, attribute_scores, attribute_view, srgb_to_linear
+from .data.synthetic import to_srgb
+from .files import write_atomically
 
 COLUMNS = ("photo_id", "expert", "input", "target", "condition")
 
@@ -137,7 +139,7 @@ def grey_world(picture: np.ndarray) -> np.ndarray:
     means = linear.mean((0, 1))
     luminance = means @ np.asarray([0.2126, 0.7152, 0.0722], means.dtype)
     gains = np.divide(luminance, means, out=np.ones_like(means), where=means > 0)
-    return _linear_to_srgb(np.clip(linear * gains, 0, 1))
+    return to_srgb(np.clip(linear * gains, 0, 1))
 
 
 def clahe(picture: np.ndarray) -> np.ndarray:
@@ -161,11 +163,6 @@ BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "grey-world": grey_world,
     "CLAHE": clahe,
 }
-
-
-def _linear_to_srgb(linear: np.ndarray) -> np.ndarray:
-    curve = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, 12.92 * linear, curve)
 
 
 # ---- rows of the data set -> photos --------------------------------------------------------------------------------
@@ -689,12 +686,4 @@ def save_json(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
         OSError: if the folder does not exist or cannot be written.
         ValueError: if `result` holds NaN or infinity, which JSON has no word for.
     """
-    target = Path(path)
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    write_atomically(Path(path), (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())

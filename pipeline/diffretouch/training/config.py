@@ -173,6 +173,7 @@ _BOUNDS = {
     "contrastive_warmup_steps": (0, math.inf),
     "condition_dropout": (0, 1),
     "attribute_dropout": (0, 1),
+    "condition_jitter": (0, 1),
     "pixel_size": (1, math.inf),
     "checkpointing_steps": (1, math.inf),
     "checkpoints_total_limit": (1, math.inf),
