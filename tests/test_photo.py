@@ -1,4 +1,4 @@
-"""photo.py: every kind of file opens as the same upright RGB photo or with one sentence, and nothing is lost."""
+"""photo/: every kind of file opens as the same upright RGB photo or with one sentence, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -690,10 +690,13 @@ def test_damaged_bytes_never_let_another_exception_out(tmp_path, extension):
 def test_empty_text_and_foreign_files_are_named_for_what_they_are(tmp_path):
     for content, expected in (
         (b"", "empty"),
-        (b"Dear diary, this is no photo at all.", "not a JPEG, PNG, WebP or TIFF"),
-        (b"GIF89a" + bytes(40), "GIF"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
-        (b"II*\0\x10\0\0\0CR\2\0" + bytes(40), "camera RAW"),
+        (
+            b"Dear diary, this is no photo at all.",
+            "not a photo file; JPEG, PNG, WebP, TIFF, HEIC, AVIF and camera RAW",
+        ),
+        (b"GIF89a" + bytes(40), "a GIF file"),
+        (b"\0\0\0\x18ftypisom" + bytes(40), "a video file"),
+        (b"\xff\x0a" + bytes(40), "a JPEG XL file"),
     ):
         (tmp_path / "a.jpg").write_bytes(content)
         assert expected in fails_to_open(tmp_path / "a.jpg")
@@ -948,7 +951,7 @@ def test_bad_targets_get_one_sentence(tmp_path):
     photo = Photo(smooth_picture(8, 8))
     (tmp_path / "folder.png").mkdir()
     for target, overwrite, expected in (
-        (tmp_path / "a.gif", False, r"\.jpg, \.jpeg, \.png, \.webp, \.tif, \.tiff, got \.gif"),
+        (tmp_path / "a.gif", False, r"\.jpg, \.jpeg, \.png, \.webp, \.tif, \.tiff, \.heic, \.heif, \.avif, got \.gif"),
         (tmp_path / "a", False, "got none"),
         (tmp_path / "missing" / "a.png", False, "no such folder"),
         (tmp_path / "folder.png", False, "exists already"),

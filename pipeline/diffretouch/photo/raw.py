@@ -1,0 +1,144 @@
+"""Camera RAW files, rendered neutrally by LibRaw through the optional package rawpy.
+
+Neutral means what the camera saw and nothing that a retouch should decide: its own white balance, no automatic
+brightness, no tone curve beyond the colour space's, clipped highlights. The result is Display P3 in 16 bits: wider
+than sRGB, and with sRGB's tone curve, so that greys are right even where a viewer ignores profiles.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL.JpegImagePlugin import JpegImageFile
+
+from .colour import DISPLAY_P3
+from .core import Decoded, Refused, check_size, one_line, optional_module, without_exif_mark
+from .tags import CHILDREN, EXIF_TAG, ORIENTATION_TAG, SHORT, XMP_TAG, Tag, TagReader, exif_block, numbers
+
+RAW_SUFFIXES = frozenset(
+    (".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw")
+    + (".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f")
+)
+"""Usual file name extensions, in lower case."""
+
+RAW_SIGNATURES = (
+    (b"CR", 8),  # Canon CR2, a TIFF otherwise
+    (b"ftypcrx", 4),  # Canon CR3
+    (b"HEAPCCDR", 6),  # Canon CRW
+    (b"FUJIFILMCCD-RAW", 0),
+    (b"IIRO", 0),  # Olympus, as the next two
+    (b"IIRS", 0),
+    (b"MMOR", 0),
+    (b"IIU\0", 0),  # Panasonic and Leica
+    (b"\0MRM", 0),  # Minolta
+    (b"FOVb", 0),  # Sigma
+)
+"""What RAW files that are no plain TIFF start with, and where."""
+
+_DNG_VERSION_TAG, _PHOTOMETRIC_TAG, _SUB_DIRECTORIES_TAG = 50706, 262, 330
+_MOSAIC, _LINEAR_RAW = 32803, 34892  # DNG 1.6, "PhotometricInterpretation"
+_DATA_TAGS = ((273, 279), (324, 325))  # where strips and tiles lie, and how long they are
+_MAKER_NOTE_TAG = 0x927C
+_MOST_DIRECTORIES = 64
+
+
+def is_tiff_raw(file: BinaryIO) -> bool:
+    """Whether a file is a TIFF that holds a sensor's picture: DNG, NEF, ARW, PEF and the like."""
+    try:
+        reader = TagReader(file)
+        if _DNG_VERSION_TAG in reader.directory(reader.first, {}).tags:
+            return True
+        kinds = [numbers(tags.get(_PHOTOMETRIC_TAG), reader.order) for tags in _directories(reader)]
+    except ValueError:
+        return False
+    return any(kind in ([_MOSAIC], [_LINEAR_RAW]) for kind in kinds)
+
+
+def _directories(reader: TagReader) -> list[dict[int, Tag]]:
+    """Tags of the main directory and of those it names as its subordinates, which hold the pictures of other sizes."""
+    main = reader.directory(reader.first, {}).tags
+    places = numbers(main.get(_SUB_DIRECTORIES_TAG), reader.order)[:_MOST_DIRECTORIES]
+    return [main, *(reader.directory(at, {}).tags for at in places)]
+
+
+def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
+    """A RAW file's picture as Display P3, 16 bits, upright, with EXIF and XMP where the file is built like a TIFF.
+
+    Makers' notes are left out: they hold positions in the RAW file and outgrow what a JPEG can hold.
+    """
+    rawpy = optional_module("rawpy", "rawpy", "camera RAW")
+    exif, xmp = _tiff_metadata(file)
+    file.seek(0)
+    try:
+        with rawpy.imread(file) as raw:
+            check_size(raw.sizes.iwidth, raw.sizes.iheight, max_pixels)
+            samples = raw.postprocess(
+                use_camera_wb=True,
+                no_auto_bright=True,
+                adjust_maximum_thr=0.0,  # else the brightest pixel may become white: brightness by content again
+                user_sat=_saturation(raw),
+                output_bps=16,
+                output_color=rawpy.ColorSpace.P3D65,
+                gamma=(2.4, 12.92),  # sRGB's curve
+            )
+            exif = exif or _preview_exif(rawpy, raw)
+    except rawpy.LibRawFileUnsupportedError:
+        raise Refused(f"it is a camera RAW file that LibRaw {_version(rawpy)} cannot read, or damaged") from None
+    except rawpy.LibRawError as error:
+        reason = error.args[0].decode("utf-8", "replace")
+        raise Refused(f"it is damaged or cut short ({one_line(reason)})") from None
+    if samples.ndim == 2 or samples.shape[2] == 1:
+        return Decoded(samples.reshape(samples.shape[:2]), "GRAY", exif=exif, xmp=xmp, turned=True)
+    return Decoded(np.ascontiguousarray(samples[..., :3]), "RGB ", None, DISPLAY_P3, exif, xmp, turned=True)
+
+
+def _saturation(raw: Any) -> int | None:
+    """Where the first channel clips, by the maker: above it highlights turn pink. None leaves it to LibRaw's table."""
+    levels = [level for level in raw.camera_white_level_per_channel or () if level > 0]
+    return min(levels, default=None)
+
+
+def _version(rawpy: Any) -> str:
+    return ".".join(map(str, rawpy.libraw_version))
+
+
+def _tiff_metadata(file: BinaryIO) -> tuple[bytes | None, bytes | None]:
+    """EXIF and XMP of a RAW file that is built like a TIFF.
+
+    Refused: a picture that reaches beyond the file's end, of which LibRaw would speak on the terminal.
+    """
+    try:
+        reader = TagReader(file)
+        main = reader.directory(reader.first, CHILDREN).tags
+        directories = _directories(reader)
+    except ValueError:
+        return None, None
+    for tags in directories if is_tiff_raw(file) else ():  # others do not keep to these tags
+        _check_data(tags, reader)
+    if EXIF_TAG in main:
+        exif = {code: tag for code, tag in (main[EXIF_TAG].children or {}).items() if code != _MAKER_NOTE_TAG}
+        main[EXIF_TAG] = main[EXIF_TAG]._replace(children=exif)
+    # there for certain, so that what is made of this photo does not look unturned
+    main[ORIENTATION_TAG] = Tag(SHORT, 1, struct.pack(f"{reader.order}H", 1))
+    return exif_block(main, reader.order), main[XMP_TAG].data if XMP_TAG in main else None
+
+
+def _check_data(tags: dict[int, Tag], reader: TagReader) -> None:
+    for where, length in _DATA_TAGS:
+        places, lengths = numbers(tags.get(where), reader.order), numbers(tags.get(length), reader.order)
+        if any(at + size > reader.size for at, size in zip(places, lengths, strict=False)):
+            raise Refused("it is cut short")
+
+
+def _preview_exif(rawpy: Any, raw: Any) -> bytes | None:
+    """EXIF out of the JPEG inside of a RAW file, which others than TIFF-like ones may have."""
+    try:
+        preview = raw.extract_thumb()
+    except rawpy.LibRawError:
+        return None
+    if preview.format != rawpy.ThumbFormat.JPEG:
+        return None
+    return without_exif_mark(JpegImageFile(io.BytesIO(preview.data)).info.get("exif"))

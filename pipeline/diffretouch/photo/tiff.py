@@ -1,0 +1,172 @@
+"""TIFF files: 8 and 16 bits, grey, RGB, palette and CMYK, with alpha; written with deflate."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import struct
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from .core import Decoded, Photo, Refused, check_frames, check_size, divided_by_alpha, full_range, sane_dpi, with_alpha
+from .tags import (
+    BYTE,
+    CHILDREN,
+    ICC_TAG,
+    PHOTO_TAGS,
+    RATIONAL,
+    RESOLUTION_UNIT_TAG,
+    SHORT,
+    UNDEFINED,
+    X_RESOLUTION_TAG,
+    XMP_TAG,
+    Y_RESOLUTION_TAG,
+    Tag,
+    TagReader,
+    directory_bytes,
+    exif_block,
+    number,
+    tiff_start,
+)
+
+# What tifffile logs about a bad file comes as a PhotoError; without a handler it would be printed as well.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
+_COLOUR_CHANNELS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3, _PALETTE: 1, _SEPARATED: 4, _YCBCR: 3}
+_JPEG_COMPRESSION = 7
+_PREMULTIPLIED = 1
+
+
+def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
+    import tifffile
+
+    with tifffile.TiffFile(file) as tiff:
+        page = _only_page(tiff)
+        check_size(page.imagewidth, page.imagelength, max_pixels)
+        _check_tiff_kind(page)
+        stored = page.asarray(squeeze=False)  # (planes, depth, H, W, channels), channels are planes or channels
+        colormap = page.colormap
+        structure = TagReader(file)
+        tags = structure.directory(page.offset, CHILDREN).tags
+    separate = stored.shape[0] > 1
+    samples = np.ascontiguousarray(np.moveaxis(stored[:, 0, :, :, 0], 0, -1)) if separate else stored[0, 0]
+    colour, alpha = _tiff_colour(samples, page, colormap)
+    return Decoded(
+        colour,
+        {1: "GRAY", 3: "RGB ", 4: "CMYK"}[1 if colour.ndim == 2 else colour.shape[2]],
+        alpha,
+        icc_profile=tags[ICC_TAG].data if ICC_TAG in tags else None,
+        exif=exif_block(tags, structure.order),
+        xmp=tags[XMP_TAG].data if XMP_TAG in tags else None,
+        dpi=_tiff_dpi(tags, structure.order),
+    )
+
+
+def _only_page(tiff: Any) -> Any:
+    """The one page that is no thumbnail or other reduced copy."""
+    pages = [page for page in tiff.pages if not page.is_reduced]
+    if not pages:
+        raise Refused("it holds only a reduced picture, as camera RAW files do, which cannot be opened")
+    check_frames(len(pages), "pages")
+    return pages[0]
+
+
+def _check_tiff_kind(page: Any) -> None:
+    photometric = int(page.photometric)
+    bits, extra = page.bitspersample, len(page.extrasamples)
+    if photometric not in _COLOUR_CHANNELS or (photometric == _YCBCR and page.compression != _JPEG_COMPRESSION):
+        raise Refused("its colours are neither grey, RGB, palette nor CMYK")
+    if not isinstance(bits, int) or not 1 <= bits <= 16 or int(page.sampleformat) != 1:
+        raise Refused(f"its samples are {_sample_kind(page)}, and only whole numbers of 1 to 16 bits can be opened")
+    if photometric == _PALETTE and bits > 8:
+        raise Refused(f"it has a palette of {bits} bits, and only 8 can be opened")
+    if page.imagedepth != 1:
+        raise Refused(f"it is a volume of {page.imagedepth} slices")
+    if extra > (photometric != _PALETTE) or page.samplesperpixel != _COLOUR_CHANNELS[photometric] + extra:
+        raise Refused(
+            f"it has {page.samplesperpixel} channels, and only grey, RGB or CMYK with one alpha can be opened"
+        )
+
+
+def _sample_kind(page: Any) -> str:
+    kind = {2: "signed", 3: "floating-point"}.get(int(page.sampleformat), "")
+    return f"{kind} numbers of {page.bitspersample} bits".strip()
+
+
+def _tiff_colour(samples: np.ndarray, page: Any, colormap: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colour `(H, W)` or `(H, W, 3 or 4)` and alpha of samples `(H, W, channels)`, both uint8 or uint16."""
+    photometric = int(page.photometric)
+    channels = _COLOUR_CHANNELS[photometric]
+    colour: np.ndarray = samples[..., 0] if channels == 1 else samples[..., :channels]
+    if photometric == _PALETTE:
+        colour = (colormap >> 8).astype(np.uint8).T[colour.astype(np.uint8)]
+    else:
+        colour = full_range(colour, page.bitspersample)
+    if photometric == _MIN_IS_WHITE:
+        colour = ~colour
+    if not page.extrasamples:
+        return colour, None
+    alpha = np.ascontiguousarray(full_range(samples[..., -1], page.bitspersample))
+    if page.extrasamples[0] == _PREMULTIPLIED:
+        colour = divided_by_alpha(colour, alpha)
+    return np.ascontiguousarray(colour), alpha
+
+
+def _tiff_dpi(tags: dict[int, Tag], order: str) -> tuple[float, float] | None:
+    per_inch = {2: 1.0, 3: 2.54}.get(number(tags.get(RESOLUTION_UNIT_TAG), order) or 2)
+    resolutions = [tags.get(code) for code in (X_RESOLUTION_TAG, Y_RESOLUTION_TAG)]
+    values = [struct.unpack(f"{order}II", tag.data) for tag in resolutions if tag and len(tag.data) == 8]
+    if per_inch is None or len(values) != 2 or not all(below for _, below in values):
+        return None
+    (x_above, x_below), (y_above, y_below) = values
+    return sane_dpi(per_inch * x_above / x_below, per_inch * y_above / y_below)
+
+
+def write_tiff(photo: Photo, file: BinaryIO, quality: int) -> None:
+    import tifffile
+
+    # EXIF's tags are copied as they are, so the whole file takes its byte order.
+    order: Literal["<", ">"] = ">" if photo.exif and photo.exif.startswith(b"MM") else "<"
+    samples = with_alpha(photo.pixels, photo.alpha)
+    if samples.nbytes > 0xF000_0000:
+        raise Refused("its pixels take more than the 4 GB that TIFF allows")
+    tifffile.imwrite(
+        file,
+        samples,
+        photometric="rgb",
+        extrasamples=[] if photo.alpha is None else ["unassalpha"],
+        compression="zlib",
+        predictor=True,
+        rowsperstrip=max(1, (1 << 20) // samples[0].nbytes),
+        byteorder=order,
+        bigtiff=False,
+        metadata=None,
+        software=False,
+    )
+    _add_tiff_tags(file, order, photo)
+
+
+def _add_tiff_tags(file: BinaryIO, order: str, photo: Photo) -> None:
+    """Write the main directory of a finished TIFF again behind its end, with the photo's metadata in it."""
+    reader = TagReader(file)
+    tags = dict(reader.directory(reader.first, {}).tags)
+    if photo.exif:
+        block = TagReader(io.BytesIO(photo.exif))
+        described = block.directory(block.first, CHILDREN).tags
+        tags |= {code: tag for code, tag in described.items() if code in PHOTO_TAGS}
+    if photo.icc_profile:
+        tags[ICC_TAG] = Tag(UNDEFINED, len(photo.icc_profile), photo.icc_profile)
+    if photo.xmp:
+        tags[XMP_TAG] = Tag(BYTE, len(photo.xmp), photo.xmp)
+    if photo.dpi:
+        for code, value in zip((X_RESOLUTION_TAG, Y_RESOLUTION_TAG), photo.dpi, strict=True):
+            tags[code] = Tag(RATIONAL, 1, struct.pack(f"{order}II", round(value * 10_000), 10_000))
+        tags[RESOLUTION_UNIT_TAG] = Tag(SHORT, 1, struct.pack(f"{order}H", 2))
+    end = file.seek(0, os.SEEK_END)
+    end += file.write(bytes(end % 2))
+    file.write(directory_bytes(tags, order, end))
+    file.seek(0)
+    file.write(tiff_start(order, end))
