@@ -5,10 +5,12 @@ This file travels with every model on the Hub, so it imports nothing of the pack
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import nn
 
-# Pixels per tile of `AffineGrid.apply`: large enough to hide the cost of a call, small enough (about 10 MB of
-# temporaries) that memory does not grow with the photo.
+# Pixels per tile of `AffineGrid.apply_tiled`: large enough to hide the cost of a call, small enough (about 10 MB of
+# temporaries, 300 MB on a device, where calls cost more than pixels) that memory does not grow with the photo.
 _TILE_PIXELS = 1 << 17
+_DEVICE_TILE_PIXELS = 1 << 22
+
+# Smaller photos are done before the compiled function is imported. By size alone, so that results repeat.
+_COMPILED_FROM_PIXELS = 1 << 18
+COMPILED_APPLY = "diffretouch.compiled_apply"
+"""Entry point group of functions that may stand in for `AffineGrid.apply_tiled` on CPUs, see `compiled_apply`."""
 
 _LOOK_FORMAT = "diffretouch-look"
 _LOOK_VERSION = "1"
@@ -197,6 +205,23 @@ def _detached_copy(guide: GuideCurve) -> GuideCurve:
     return fresh.requires_grad_(False)
 
 
+@functools.cache
+def compiled_apply() -> Callable[..., np.ndarray] | None:
+    """A compiled function for `AffineGrid.apply`, if one is installed.
+
+    Found by the entry point group `COMPILED_APPLY`, not by a package's name: so this file needs no package, and the
+    installed one speeds up the copies of this file that come as remote code. The function takes (photo, coefficients,
+    guide parameters by name, strength, threads, out, rows) as numpy arrays: photo and out (H, W, 3), any strides;
+    writes and returns out, or a new array where out is None. `rows` is as in `AffineGrid.apply`.
+    """
+    for entry in entry_points(group=COMPILED_APPLY):
+        try:
+            return entry.load()
+        except ImportError:  # of an optional dependency
+            continue
+    return None
+
+
 class AffineGrid:
     """One retouch: an affine bilateral grid with the guide curve it is sliced by. Applies to a photo of any size.
 
@@ -239,10 +264,11 @@ class AffineGrid:
         return AffineGrid(self.coefficients.to(device), self.guide)
 
     @torch.no_grad()
-    def apply(self, photo: Any, strength: float = 1.0) -> Any:
+    def apply(self, photo: Any, strength: float = 1.0, rows: tuple[int, int] | None = None) -> Any:
         """Retouch a photo at its own resolution; returns the same kind, size and depth as given.
 
-        Works through the photo in bands of rows, so that memory beyond input and output stays constant.
+        Memory beyond input and output stays constant: `compiled_apply` works through rows where it is installed and
+        photo and grid are on the CPU, `apply_tiled` through bands of rows elsewhere. Both agree within rounding.
 
         Args:
             photo: PIL image of 8 bits per channel (returned as RGB, or as RGBA with its alpha untouched) |
@@ -250,6 +276,7 @@ class AffineGrid:
                 Computed in float32, whatever the float type.
             strength: in [0, 2]; 0 returns the photo, 1 the retouch, between and beyond blends the transforms with
                 the identity.
+            rows: (first, height) where an np photo is a band of a picture of `height` rows, `first` being its first.
 
         Raises:
             TypeError, ValueError: on any other photo or strength.
@@ -258,58 +285,101 @@ class AffineGrid:
         if isinstance(photo, PIL.Image.Image):
             return self._apply_pil(photo, strength)
         if isinstance(photo, np.ndarray):
-            return self._apply_numpy(photo, strength)
+            return self._apply_numpy(photo, strength, rows)
         if isinstance(photo, torch.Tensor):
             return self._apply_torch(photo, strength)
         raise TypeError(f"`photo` has to be a PIL image, a numpy array or a torch tensor, got {type(photo).__name__}.")
 
     def _apply_pil(self, photo: PIL.Image.Image, strength: float) -> PIL.Image.Image:
         check_photo_pil("photo", photo)
-        retouched = PIL.Image.fromarray(self._apply_numpy(np.asarray(photo.convert("RGB")), strength))
+        pixels = np.asarray(photo if photo.mode == "RGB" else photo.convert("RGB"))
+        retouched = PIL.Image.fromarray(self._apply_numpy(pixels, strength))
         if photo.mode in ("RGB", "RGBA", "P") and "icc_profile" in photo.info:
             retouched.info["icc_profile"] = photo.info["icc_profile"]
         if photo.has_transparency_data:
             retouched.putalpha(photo.convert("RGBA").getchannel("A"))
         return retouched
 
-    def _apply_numpy(self, photo: np.ndarray, strength: float) -> np.ndarray:
+    def _apply_numpy(self, photo: np.ndarray, strength: float, rows: tuple[int, int] | None = None) -> np.ndarray:
         check_photo_array("photo", photo)
+        _check_rows(rows, len(photo))
         if strength == 0:
-            return photo.copy()  # exact for float64 too, which the bands below would round
-        height, width, _ = photo.shape
-        top = np.iinfo(photo.dtype).max if photo.dtype.kind == "u" else None
-        out = np.empty_like(photo)
-        for band in self._bands(height, width):
-            pixels = torch.from_numpy(photo[band].astype(np.float32)).permute(2, 0, 1)
-            values = self._apply_band(pixels / top if top else pixels, band, height, strength)
-            values = (values * top).round_() if top else values
-            out[band] = values.permute(1, 2, 0).cpu().numpy()
-        return out
+            return photo.copy()  # exact for float64 too, which float32 would round
+        whole_height = rows[1] if rows else photo.shape[0]
+        compiled = self._compiled_for(whole_height, photo.shape[1])
+        return compiled(photo, strength, None, rows) if compiled else self._tile_numpy(photo, strength, rows)
 
     def _apply_torch(self, photo: torch.Tensor, strength: float) -> torch.Tensor:
         check_photo_tensor("photo", photo)
         if strength == 0:
             return photo.clone()
+        compiled = self._compiled_for(*photo.shape[-2:])
+        if not compiled or photo.device.type != "cpu" or photo.dtype == torch.bfloat16:  # numpy knows no bfloat16
+            return self._tile_torch(photo, strength)
+        out = torch.empty_like(photo)
+        for source, target in zip(photo.view(-1, *photo.shape[-3:]), out.view(-1, *photo.shape[-3:]), strict=True):
+            compiled(source.detach().permute(1, 2, 0).numpy(), strength, target.permute(1, 2, 0).numpy(), None)
+        return out
+
+    def _compiled_for(self, height: int, width: int) -> Callable[..., np.ndarray] | None:
+        """(photo, strength, out, rows) -> out, if a photo of that size is to be retouched by `compiled_apply`."""
+        if height * width < _COMPILED_FROM_PIXELS or self.coefficients.device.type != "cpu":
+            return None
+        compiled = compiled_apply()
+        if compiled is None:
+            return None
+        guide = {name: tensor.numpy() for name, tensor in self.guide.state_dict().items()}
+        return lambda photo, strength, out, rows: compiled(
+            photo, self.coefficients.numpy(), guide, strength, torch.get_num_threads(), out, rows
+        )
+
+    @torch.no_grad()
+    def apply_tiled(self, photo: Any, strength: float = 1.0) -> Any:
+        """What `apply` does to np and torch photos, by torch operations alone and on the grid's device."""
+        check_strength(strength)
+        if isinstance(photo, np.ndarray):
+            check_photo_array("photo", photo)
+            return self._tile_numpy(photo, strength)
+        check_photo_tensor("photo", photo)
+        return self._tile_torch(photo, strength)
+
+    def _tile_numpy(self, photo: np.ndarray, strength: float, rows: tuple[int, int] | None = None) -> np.ndarray:
+        height, width, _ = photo.shape
+        top_row, whole_height = rows or (0, height)
+        top = np.iinfo(photo.dtype).max if photo.dtype.kind == "u" else None
+        kind = np.uint8 if photo.dtype == np.uint8 else np.float32  # bytes go to a device as bytes
+        out = np.empty_like(photo)
+        for band in self._bands(height, width):
+            source = torch.from_numpy(np.array(photo[band], kind))
+            pixels = source.to(self.coefficients.device).permute(2, 0, 1)
+            place = slice(top_row + band.start, top_row + band.stop)
+            values = self._apply_band(pixels / top if top else pixels, place, whole_height, strength)
+            values = (values * top).round_() if top else values
+            out[band] = values.permute(1, 2, 0).to(source.dtype).cpu().numpy()
+        return out
+
+    def _tile_torch(self, photo: torch.Tensor, strength: float) -> torch.Tensor:
         batch = photo if photo.ndim == 4 else photo[None]
         out = torch.empty_like(batch)
         for source, target in zip(batch, out, strict=True):
             for band in self._bands(*source.shape[1:]):
-                target[:, band] = self._apply_band(source[:, band].float(), band, source.shape[1], strength)
+                pixels = source[:, band].to(self.coefficients.device, torch.float32)
+                target[:, band] = self._apply_band(pixels, band, source.shape[1], strength)
         return out.reshape(photo.shape)
 
-    @staticmethod
-    def _bands(height: int, width: int) -> list[slice]:
-        rows = max(1, _TILE_PIXELS // width)
+    def _bands(self, height: int, width: int) -> list[slice]:
+        pixels = _TILE_PIXELS if self.coefficients.device.type == "cpu" else _DEVICE_TILE_PIXELS
+        rows = max(1, pixels // width)
         return [slice(first, min(height, first + rows)) for first in range(0, height, rows)]
 
     def _apply_band(self, photo: torch.Tensor, band: slice, height: int, strength: float) -> torch.Tensor:
         """Rows `band` (3, h, W) of a photo of `height` rows, float32 in [0, 1] -> the same, retouched and clamped."""
-        pixels = photo[None].to(self.coefficients.device)
+        pixels = photo[None]
         signed = pixels * 2 - 1
         affine = slice_affine_grid(self.coefficients[None], self.guide(signed), (band.start, band.stop), height)
         retouched = (apply_affine(affine, signed) + 1) / 2
         # Blending pictures equals blending the transforms with the identity.
-        return torch.lerp(pixels, retouched, strength)[0].clamp(0, 1).to(photo.device)
+        return torch.lerp(pixels, retouched, strength)[0].clamp(0, 1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this retouch as one self-contained safetensors file, atomically."""
@@ -367,6 +437,13 @@ def check_strength(strength: float) -> None:
         raise TypeError(f"`strength` has to be a number in [0, 2], got {type(strength).__name__}.")
     if not 0 <= strength <= 2:
         raise ValueError(f"`strength` has to be a number in [0, 2], got {strength}.")
+
+
+def _check_rows(rows: tuple[int, int] | None, band: int) -> None:
+    if rows is not None and not 0 <= rows[0] <= rows[1] - band:
+        raise ValueError(
+            f"`rows` has to be (first, height) of a picture that has room for {band} rows from first, got {rows}."
+        )
 
 
 def check_photo_pil(name: str, photo: PIL.Image.Image) -> None:
