@@ -2,36 +2,32 @@
 
 python dataset_card/fetch_photos.py photos
 python dataset_card/build_dataset.py photos data-synthetic
+
+The same as `diffretouch dataset synthetic photos -o data-synthetic --table dataset_card/photos.tsv --bad-photos stop`,
+whose other options may follow.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from diffretouch.data.dataset import CONDITIONS, build_synthetic
+from diffretouch import cli
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="folder made by fetch_photos.py")
-    parser.add_argument("out", type=Path, help="data set folder to write")
-    parser.add_argument("--table", type=Path, default=Path(__file__).with_name("photos.tsv"))
-    parser.add_argument("--num_inputs", type=int, default=6, help="degraded inputs per training photo")
-    parser.add_argument("--long_side", type=int, default=320, help="pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--conditions", choices=tuple(CONDITIONS), default="quantile", help="rule that makes c")
-    arguments = parser.parse_args()
-    build_synthetic(
-        arguments.photos,
-        arguments.table,
-        arguments.out,
-        num_inputs=arguments.num_inputs,
-        long_side=arguments.long_side,
-        seed=arguments.seed,
-        conditions=arguments.conditions,
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("photos", help="folder made by fetch_photos.py")
+    parser.add_argument("out", help="data set folder to write; new or empty")
+    parser.add_argument("--table", default=str(Path(__file__).with_name("photos.tsv")), help="(default: %(default)s)")
+    options, others = parser.parse_known_args(arguments)
+    table = ["--table", options.table, "--bad-photos", "stop"]
+    return cli.main(["dataset", "synthetic", options.photos, "-o", options.out, *table, *others])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 from diffusers import UNet2DConditionModel
 
-from diffretouch.data.dataset import synthetic_rows, write_parquet
+from diffretouch.data.builders import synthetic_rows
+from diffretouch.data.dataset import write_parquet
 
 
 def scene(seed: int, height: int = 48, width: int = 72) -> np.ndarray:
@@ -55,12 +57,13 @@ TINY_RECIPE = {
     "validation_steps": 3,
     "num_validation_photos": 1,
     "logging_steps": 2,
+    "report_to": "none",
 }
 
 
 def overrides(**changes: object) -> list[str]:
     """`TINY_RECIPE` as key=value overrides, with `changes` (`model_x` means `model.x`)."""
-    settings = {**TINY_RECIPE, **{name.replace("model_", "model.", 1): value for name, value in changes.items()}}
+    settings = {**TINY_RECIPE, **{re.sub("^model_", "model.", name): value for name, value in changes.items()}}
     return [f"{name}={value}" for name, value in settings.items()]
 
 

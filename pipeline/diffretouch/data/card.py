@@ -34,6 +34,31 @@ _MEANINGS = {
     "temperature": "score of `target`; warmer = larger",
     "condition": "what the expert did, in [-1, 1] per slider: where the scores lie between the photo's experts",
 }
+_OF_ONE_EXPERT = "how much the scores changed, in [-1, 1] per slider: the change's quantile among all pairs of the set"
+_FIVEK = (
+    "MIT-Adobe FiveK",
+    "[MIT-Adobe FiveK](https://data.csail.mit.edu/graphics/fivek) (Bychkovsky et al., CVPR 2011): photos as they came "
+    "and what up to five retouchers made of them, rendered to the schema of "
+    "[DiffRetouch](https://arxiv.org/abs/2407.03757).",
+    "The photos' licences are those of the set (LicenseAdobe.txt, LicenseAdobeMIT.txt): for research only. **Keep a "
+    "built copy private.**",
+)
+_PPR10K = (
+    "PPR10K",
+    "[PPR10K](https://github.com/csjliang/PPR10K) (Liang et al., CVPR 2021): portraits in series of one scene and "
+    "what up to three retouchers made of them, rendered to the schema of "
+    "[DiffRetouch](https://arxiv.org/abs/2407.03757). The test split is the published one: groups 1356 to 1680.",
+    "By its authors for non-commercial research only. **Keep a built copy private.**",
+)
+_PAIRS = (
+    "DiffRetouch own pairs",
+    "A photographer's own photos, before and after the retouch, to learn the style with "
+    "[DiffRetouch](https://arxiv.org/abs/2407.03757). Pairs that were cropped or turned were fitted by registration.",
+    "The photographer's own; write down here what others may do with them.",
+)
+_LICENCES = {"fivek": "mit-adobe-fivek", "ppr10k": "non-commercial-research", "pairs": "unknown"}
+_PUBLISHED = {"fivek": _FIVEK, "ppr10k": _PPR10K, "pairs": _PAIRS}  # kind: title, what it is, licence
+_MOST_LINES = 50
 _SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
 
 
@@ -41,7 +66,7 @@ def write_dataset_card(folder: str | Path, table: str | Path | None = None, card
     """Write the card of the data set in `folder`, and into the folder a copy of the table of photos.
 
     Args:
-        folder: a data set as `build_synthetic` writes it: `data/{split}-*.parquet` and build.json.
+        folder: a data set as `build` describes it: `data/{split}-*.parquet` and build.json.
         table: the table of photos it was built from (`read_photo_table`), with `source`, `version`, `licence`,
             `author` and `redistributable` ("no" where a photo may not be passed on); None for a data set whose card
             then says that its sources are not recorded.
@@ -68,17 +93,21 @@ def dataset_card(folder: str | Path, table: str | Path | None = None) -> Dataset
     splits = {split: measured for split, measured in splits.items() if measured["rows"]}
     photos = read_photo_table(Path(table)) if table is not None else []
     kept_back = sum(photo.get("redistributable") == "no" for photo in photos)
+    kind = build.get("kind", "synthetic")
+    title = "DiffRetouch synthetic experts" if kind == "synthetic" else _PUBLISHED[kind][0]
+    private = kept_back > 0 or kind in ("fivek", "ppr10k")
     parts = [
-        f"---\n{_metadata(splits, photos, kept_back).to_yaml()}\n---",
-        "# DiffRetouch synthetic experts",
-        _introduction(build),
-        _splits_table(splits),
-        _features_table(),
-        _experts_table(splits),
-        _sources(photos, kept_back),
-        _usage(),
+        f"---\n{_metadata(title, kind, splits, private, bool(photos)).to_yaml()}\n---",
+        f"# {title}",
+        _introduction(kind, build),
+        _splits_table(splits, is_grouped=kind == "ppr10k" or bool(photos)),
+        _features_table(build),
+        *([_experts_table(splits)] if kind == "synthetic" else []),
+        _sources(photos, kept_back) if kind == "synthetic" else f"## Licence\n\n{_PUBLISHED[kind][2]}",
+        _left_out(build),
+        _usage(kind),
     ]
-    return DatasetCard("\n\n".join(parts) + "\n")
+    return DatasetCard("\n\n".join(part for part in parts if part) + "\n")
 
 
 def _measure(folder: Path, split: str, hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -98,15 +127,15 @@ def _measure(folder: Path, split: str, hashes: Mapping[str, str]) -> dict[str, A
     return measured
 
 
-def _metadata(splits: Mapping[str, Any], photos: Sequence[Mapping[str, str]], kept_back: int) -> DatasetCardData:
+def _metadata(title: str, kind: str, splits: Mapping[str, Any], private: bool, licences: bool) -> DatasetCardData:
     rows = sum(measured["rows"] for measured in splits.values())
     data = DatasetCardData(
-        pretty_name="DiffRetouch synthetic experts",
+        pretty_name=title,
         license="other",
-        license_name="per-photo" if photos else "unknown",
+        license_name=_LICENCES.get(kind, "per-photo" if licences else "unknown"),
         task_categories=["image-to-image"],
         size_categories=next((name for name, most in _SIZES.items() if rows < most), "other"),
-        annotations_creators="machine-generated",
+        annotations_creators="machine-generated" if kind == "synthetic" else "expert-generated",
         tags=["photo-retouching", "image-enhancement", "diffretouch"],
         configs=[
             {
@@ -115,7 +144,7 @@ def _metadata(splits: Mapping[str, Any], photos: Sequence[Mapping[str, str]], ke
             }
         ],
     )
-    if kept_back:
+    if private:
         data["redistributable"] = False  # `hub.push` then insists on a private repository
     sizes = {name: SplitInfo(name, measured["bytes"], measured["rows"]) for name, measured in splits.items()}
     total = sum(measured["bytes"] for measured in splits.values())
@@ -124,7 +153,12 @@ def _metadata(splits: Mapping[str, Any], photos: Sequence[Mapping[str, str]], ke
     return data
 
 
-def _introduction(build: Mapping[str, Any]) -> str:
+def _introduction(kind: str, build: Mapping[str, Any]) -> str:
+    rule = f"Resize rule: {build['resize']}."
+    if kind != "synthetic":
+        return (
+            f"{_PUBLISHED[kind][1]}\n\n`condition`: {build['conditions']}. Seed of the split {build['seed']}. {rule}"
+        )
     return (
         "Pairs of a plausible low-quality photo and what five *synthetic* experts make of it: documented styles that "
         "adapt to the photo, applied by a program, not by people. Made to train "
@@ -132,25 +166,35 @@ def _introduction(build: Mapping[str, Any]) -> str:
         "report numbers on it.\n\n"
         "A good photo is degraded (exposure, uneven light, colour cast, flatness, dull colour; 8 bit) into `input`; "
         f"each expert retouches the good photo into `target`. {build['num_inputs']} inputs per training photo, one "
-        f"per validation and test photo; seed {build['seed']}. Resize rule: {build['resize']}."
+        f"per validation and test photo; seed {build['seed']}. {rule}"
     )
 
 
-def _splits_table(splits: Mapping[str, Any]) -> str:
+def _splits_table(splits: Mapping[str, Any], is_grouped: bool) -> str:
     lines = [
         f"| {split} | {len(measured['photos'])} | {measured['rows']} | {measured['bytes'] / 1e6:.1f} MB | "
         + "<br>".join(f"`{name}` `{digest}`" for name, digest in measured["files"].items())
         + " |"
         for split, measured in splits.items()
     ]
+    together = "; pictures of one scene are in one split" if is_grouped else ""
     return (
-        "## Splits\n\nBy photo, never by row; pictures of one scene are in one split.\n\n"
+        f"## Splits\n\nBy photo, never by row{together}.\n\n"
         "| split | photos | rows | size | sha256 |\n|---|---:|---:|---:|---|\n" + "\n".join(lines)
     )
 
 
-def _features_table() -> str:
-    lines = [f"| `{name}` | {_type(kind)} | {_MEANINGS[name]} |" for name, kind in FEATURES.items()]
+def _left_out(build: Mapping[str, Any]) -> str:
+    """What the builder left out or fitted, as build.json records it."""
+    lines = [f"- {line}" for line in (*build.get("left_out", ()), *build.get("notes", ()))]
+    more = [f"- and {len(lines) - _MOST_LINES} more: build.json"] if len(lines) > _MOST_LINES else []
+    return "## Left out and fitted\n\n" + "\n".join([*lines[:_MOST_LINES], *more]) if lines else ""
+
+
+def _features_table(build: Mapping[str, Any]) -> str:
+    one_expert = "over the set" in build.get("conditions", "")
+    meanings = {**_MEANINGS, "condition": _OF_ONE_EXPERT} if one_expert else _MEANINGS
+    lines = [f"| `{name}` | {_type(kind)} | {meanings[name]} |" for name, kind in FEATURES.items()]
     return "## Columns\n\n| column | type | meaning |\n|---|---|---|\n" + "\n".join(lines)
 
 
@@ -185,9 +229,9 @@ def _sources(photos: Sequence[Mapping[str, str]], kept_back: int) -> str:
     )
 
 
-def _usage() -> str:
+def _usage(kind: str) -> str:
     return (
-        "## Use\n\n```python\nfrom datasets import load_dataset\n\n"
+        f"Built by `diffretouch dataset {kind}`.\n\n## Use\n\n```python\nfrom datasets import load_dataset\n\n"
         'rows = load_dataset("path/or/id", split="train")  # streaming=True to look without downloading\n'
         'rows[0]["input"], rows[0]["target"], rows[0]["condition"]\n```'
     )

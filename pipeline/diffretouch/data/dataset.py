@@ -9,20 +9,22 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
-import multiprocessing
+import logging
+import math
 import os
-import tempfile
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import PIL.Image
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset, Features, Image, List, Value
-from tqdm.auto import tqdm
+from datasets import Dataset, Features, Image, IterableDataset, List, Value, load_dataset
+from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 
 from ..attributes import (
     ATTRIBUTES,
@@ -32,14 +34,15 @@ from ..attributes import (
     conditions_linear,
     conditions_quantile,
 )
-from ..files import write_atomically
-from ..photo import open_photo
-from .synthetic import EXPERTS, degrade
+
+logger = logging.getLogger(__name__)
 
 # How an expert's c follows from the scores of all experts of the photo. "quantile" spaces them evenly over the
 # slider's way; "linear" keeps their distances, which leaves stretches of a slider that no training pair ever shows.
 CONDITIONS = {"quantile": conditions_quantile, "linear": conditions_linear, "extreme": conditions_extreme}
 SPLITS = ("train", "validation", "test")
+BAD_ROWS = ("stop", "skip")
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 FEATURES = Features(
     {
         "photo_id": Value("string"),
@@ -52,38 +55,13 @@ FEATURES = Features(
 )
 
 
+_PLAIN = {name: kind for name, kind in FEATURES.items() if not isinstance(kind, Image)}
+
+
 def scores_of(pictures: Iterable[np.ndarray]) -> torch.Tensor:
     """Attribute scores (N, 4) of uint8 pictures (H, W, 3), measured on their 512 x 512 views."""
     views = [attribute_view(torch.from_numpy(p).permute(2, 0, 1)[None].float() / 255) for p in pictures]
     return attribute_scores(torch.cat(views))
-
-
-def synthetic_rows(
-    photo: np.ndarray, photo_id: str, num_inputs: int, seed: int, rule: str = "quantile"
-) -> list[dict[str, Any]]:
-    """Rows of one good photo (H, W, 3) uint8: `num_inputs` degraded inputs x the five experts.
-
-    The randomness of the inputs depends on `seed` and `photo_id` alone, not on the order of photos.
-    """
-    digest = hashlib.sha256(f"{seed}/{photo_id}".encode()).digest()
-    rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-    targets = [expert.retouch(photo) for expert in EXPERTS]
-    scores = scores_of(targets)
-    conditions = CONDITIONS[rule](scores)
-    inputs = [encode(degrade(photo, rng)) for _ in range(num_inputs)]
-    encoded = [encode(target) for target in targets]
-    return [
-        {
-            "photo_id": f"{photo_id}#{index}",
-            "expert": expert.name,
-            "input": {"bytes": source, "path": None},
-            "target": {"bytes": target, "path": None},
-            **dict(zip(ATTRIBUTES, score.tolist(), strict=True)),
-            "condition": condition.tolist(),
-        }
-        for index, source in enumerate(inputs)
-        for expert, target, score, condition in zip(EXPERTS, encoded, scores, conditions, strict=True)
-    ]
 
 
 def encode(picture: np.ndarray) -> bytes:
@@ -91,99 +69,6 @@ def encode(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     PIL.Image.fromarray(picture).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
-
-
-def open_resized(path: Path, long_side: int) -> np.ndarray:
-    """The resize rule of the synthetic set: upright RGB, aspect kept, long side at most `long_side`, Lanczos.
-
-    Raises:
-        PhotoError: if the file cannot be read as a photo.
-    """
-    pixels = open_photo(path).pixels
-    if pixels.dtype == np.uint16:
-        pixels = (pixels // 257).astype(np.uint8)
-    picture = PIL.Image.fromarray(pixels)
-    scale = min(1.0, long_side / max(picture.size))
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return np.asarray(picture.resize(size, PIL.Image.Resampling.LANCZOS))
-
-
-def _rows_of_file(job: tuple[Path, str, int, int, int, str]) -> list[dict[str, Any]]:
-    path, photo_id, num_inputs, long_side, seed, rule = job
-    return synthetic_rows(open_resized(path, long_side), photo_id, num_inputs, seed, rule)
-
-
-def build_synthetic(
-    photos: Path,
-    table: Path,
-    out: Path,
-    *,
-    num_inputs: int = 6,
-    long_side: int = 320,
-    seed: int = 0,
-    conditions: str = "quantile",
-) -> None:
-    """Build the synthetic-experts data set from a folder of good photos.
-
-    Training photos get `num_inputs` degraded inputs each, validation and test photos one. Writes
-    `out/data/{split}-00000-of-00001.parquet` and `out/build.json` (arguments, resize rule, sha256 of each file), all
-    of them once all are complete.
-
-    Args:
-        photos: folder that holds the files named in the table.
-        table: see `read_photo_table`.
-        out: folder to write; made if missing.
-        num_inputs: degraded versions of each training photo.
-        long_side: pixels of the stored pictures' long side.
-        seed: of the degradations.
-        conditions: rule that makes c from the scores, one of `CONDITIONS`.
-
-    Raises:
-        FileNotFoundError: if a photo of the table is missing, before anything is written.
-        ValueError: on a bad table, a photo that cannot be read, or a number below 1.
-    """
-    for name, value in (("num_inputs", num_inputs), ("long_side", long_side)):
-        if value < 1:
-            raise ValueError(f"`{name}` has to be at least 1, got {value}.")
-    if conditions not in CONDITIONS:
-        raise ValueError(f"`conditions` has to be one of {tuple(CONDITIONS)}, got {conditions!r}.")
-    entries = read_photo_table(table)
-    missing = [entry["file"] for entry in entries if not (photos / entry["file"]).is_file()]
-    if missing:
-        raise FileNotFoundError(f"`photos` lacks {len(missing)} of {len(entries)} photos, first {missing[0]}.")
-
-    jobs: dict[str, list[tuple[Path, str, int, int, int, str]]] = {split: [] for split in SPLITS}
-    for entry in entries:
-        inputs = num_inputs if entry["split"] == "train" else 1
-        path, photo_id = photos / entry["file"], _photo_id(entry["file"])
-        jobs[entry["split"]].append((path, photo_id, inputs, long_side, seed, conditions))
-
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as folder:
-        files = [Path(folder) / f"{split}-00000-of-00001.parquet" for split in SPLITS]
-        # One thread each: the processes share the cores already.
-        processes = min(len(entries), os.cpu_count() or 1)
-        with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
-            for split, file in zip(SPLITS, files, strict=True):
-                rows = pool.imap(_rows_of_file, jobs[split])
-                write_parquet(tqdm(rows, total=len(jobs[split]), desc=split), file)
-        hashes = {file.name: _sha256(file) for file in files}
-        (out / "data").mkdir(exist_ok=True)
-        for file in files:
-            os.replace(file, out / "data" / file.name)
-    rule = f"upright, aspect kept, long side {long_side} px, Lanczos, JPEG quality 95 4:4:4"
-    arguments = {"num_inputs": num_inputs, "long_side": long_side, "seed": seed, "conditions": conditions}
-    report = {**arguments, "resize": rule, "sha256": hashes}
-    write_atomically(out / "build.json", (json.dumps(report, indent=2) + "\n").encode())
-
-
-def _photo_id(file: str) -> str:
-    return Path(file).with_suffix("").as_posix()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_parquet(batches: Iterable[list[dict[str, Any]]], path: Path) -> None:
@@ -198,6 +83,11 @@ def write_parquet(batches: Iterable[list[dict[str, Any]]], path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def photo_id_of(file: str | Path) -> str:
+    """What a photo is called in a data set: its path in the folder, without the extension."""
+    return Path(file).with_suffix("").as_posix()
 
 
 def read_photo_table(table: Path) -> list[dict[str, str]]:
@@ -215,29 +105,182 @@ def read_photo_table(table: Path) -> list[dict[str, str]]:
     for entry in entries:
         if not entry.get("file") or entry.get("split") not in SPLITS:
             raise ValueError(f"`table` has to give each row a `file` and a `split` of {SPLITS}, got {entry}.")
-        if _photo_id(entry["file"]) in seen:
+        if photo_id_of(entry["file"]) in seen:
             raise ValueError(f"`table` has to list each photo once, extension aside, got {entry['file']} again.")
-        seen.add(_photo_id(entry["file"]))
+        seen.add(photo_id_of(entry["file"]))
     return entries
 
 
-def read_split(folder: str | Path, split: str) -> Dataset:
-    """One split of a local data set folder in the schema, pictures still encoded (bytes).
+def read_split(
+    source: str | Path, split: str, *, streaming: bool = False, revision: str | None = None
+) -> Dataset | IterableDataset:
+    """One split of a data set in the schema, pictures still encoded: `row["input"]` is {"bytes": ..., "path": ...}.
+
+    Only the columns are checked here. Iterate over the rows with `good_rows`, which checks them one by one:
+
+        for row in good_rows(read_split(config.dataset, "train", streaming=config.streaming), config.bad_rows): ...
+
+    It gives the same rows in the same order whether they stream or not, so a cache that encodes every picture once
+    can be filled from either in one pass, without keeping the pictures.
+
+    Args:
+        source: a folder (`data/{split}-*.parquet`, or any parquet or imagefolder layout that `datasets` understands,
+            pictures by `input_file_name` and `target_file_name`), or the id of a data set on the Hub.
+        split: "train", "validation" or "test".
+        streaming: read rows as they come instead of downloading and keeping them; the result then has no length and
+            no `rows["column"]`, it can only be iterated over.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        The schema's columns, no others: a `Dataset`, or an `IterableDataset` when streaming.
 
     Raises:
-        FileNotFoundError: if the folder holds no such split.
-        ValueError: if the split is empty or columns of the schema are missing.
+        FileNotFoundError: if there is no such folder, data set or split.
+        ValueError: if the split is empty, or a column is missing or of another type.
+        OSError: if the Hub cannot be reached.
     """
-    files = sorted(str(file) for file in Path(folder).glob(f"data/{split}-*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"`folder` has to hold data/{split}-*.parquet, got {folder}.")
-    if sum(pq.ParquetFile(file).metadata.num_rows for file in files) == 0:
-        raise ValueError(f"The {split} split of the data set {folder} has to hold at least one row, got none.")
-    rows = Dataset.from_parquet(files)
-    missing = sorted(set(FEATURES) - set(rows.column_names))
+    rows = _opened(source, split, streaming, revision)
+    features = rows.features or {}
+    missing = sorted(set(FEATURES) - set(features))
     if missing:
-        raise ValueError(f"The data set {folder} lacks the columns {missing}.")
-    return rows.cast_column("input", Image(decode=False)).cast_column("target", Image(decode=False))
+        raise ValueError(f"The data set {source} lacks the columns {missing}.")
+    if not streaming and len(rows) == 0:
+        raise ValueError(f"The {split} split of the data set {source} has to hold at least one row, got none.")
+    for name, kind in features.items():
+        if name in FEATURES and not _fits(kind, FEATURES[name]):
+            raise ValueError(f"`{name}` of the data set {source} has to be {FEATURES[name]}, got {kind}.")
+    return _undecoded(rows.select_columns(list(FEATURES)))
+
+
+def _opened(source: str | Path, split: str, streaming: bool, revision: str | None) -> Any:
+    folder = Path(source)
+    files = sorted(str(file) for file in folder.glob(f"data/{split}-*.parquet"))
+    if files:
+        return load_dataset("parquet", data_files={split: files}, split=split, streaming=streaming)
+    if not folder.is_dir() and not _HUB_ID.fullmatch(str(source)):
+        raise FileNotFoundError(f"`dataset` has to be a folder or the id of a data set on the Hub, got {source}.")
+    try:
+        return load_dataset(str(source), split=split, streaming=streaming, revision=revision)
+    except (DatasetNotFoundError, EmptyDatasetError, DataFilesNotFoundError) as error:
+        what = f"`folder` has to hold data/{split}-*.parquet, got" if folder.is_dir() else "There is no data set"
+        raise FileNotFoundError(f"{what} {source}.") from error
+    except ValueError as error:  # "Unknown split", "Bad split"
+        raise FileNotFoundError(f"The data set {source} has no usable {split} split: {_first_line(error)}") from error
+    except ConnectionError as error:
+        raise OSError(f"The Hub could not be reached for the data set {source}: {_first_line(error)}") from error
+
+
+def _fits(kind: Any, wanted: Any) -> bool:
+    """Whether a column can be read as the schema's: pictures also as bare structs, numbers of any width."""
+    if isinstance(wanted, Image):
+        return isinstance(kind, Image) or (isinstance(kind, dict) and {"bytes", "path"} <= set(kind))
+    if isinstance(wanted, List):
+        return isinstance(kind, List) and _fits(kind.feature, wanted.feature)
+    return isinstance(kind, Value) and (wanted.dtype == "string" or kind.dtype.startswith(("float", "int", "uint")))
+
+
+def _undecoded(rows: Any) -> Any:
+    """`rows` with encoded pictures in them, also where the files hold paths, and numbers of the schema's types."""
+    for name in ("input", "target"):
+        rows = rows.cast_column(name, Image(decode=False))
+    if {name: rows.features[name] for name in _PLAIN} != _PLAIN:
+        # How long a condition is depends on the row, and is reported by row.
+        rows = rows.cast(Features({**rows.features, **_PLAIN, "condition": List(Value("float32"))}))
+    if isinstance(rows, Dataset) and not _names_files(rows):
+        return rows
+    return rows.map(_with_bytes)
+
+
+def _names_files(rows: Dataset) -> bool:
+    """Whether pictures lie in files of their own; read from the null counts, without looking at any picture."""
+    columns = [rows.data.column(name) for name in ("input", "target")]
+    return any(chunk.field("bytes").null_count > 0 for column in columns for chunk in column.chunks)
+
+
+def _with_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: _read(row[name]) for name in ("input", "target")}
+
+
+def _read(picture: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A picture file's bytes put beside its path (local or hf://); one that cannot be read stays without bytes."""
+    if not picture or picture["bytes"] is not None or not picture["path"]:
+        return picture
+    try:
+        with fsspec.open(picture["path"], "rb") as file:
+            return {"bytes": file.read(), "path": picture["path"]}
+    except OSError:
+        return picture
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def good_rows(rows: Iterable[dict[str, Any]], bad_rows: str = "stop") -> Iterator[dict[str, Any]]:
+    """The rows of `read_split` (a `Dataset` or an `IterableDataset`) that can be trained on, in their order.
+
+    A row is bad where a picture is missing, broken or of another size than its partner, an id is missing, or the
+    scores or the condition are no finite numbers (the condition: four in [-1, 1]). Every distinct picture is decoded
+    once for this, and not kept.
+
+    Args:
+        rows: rows with undecoded pictures.
+        bad_rows: what a bad row does: "stop" raises, "skip" leaves it out and says so in a warning.
+
+    Raises:
+        ValueError: on a bad row ("stop"), with its number from 0, photo and expert; or if no row is good.
+    """
+    if bad_rows not in BAD_ROWS:
+        raise ValueError(f"`bad_rows` has to be one of {BAD_ROWS}, got {bad_rows!r}.")
+    sizes: dict[bytes, tuple[int, int] | str] = {}
+    number, good = -1, 0
+    for number, row in enumerate(rows):
+        problem = _problem_of(row, sizes)
+        if problem is None:
+            good += 1
+            yield row
+            continue
+        message = f"row {number} (photo {row['photo_id']!r}, expert {row['expert']!r}): {problem}"
+        if bad_rows == "stop":
+            raise ValueError(f"The data set has a bad {message}.")
+        logger.warning("Skipped %s", message)
+    if good == 0:
+        raise ValueError(f"The data set has to have at least one good row, got none in {number + 1}.")
+
+
+def _problem_of(row: dict[str, Any], sizes: dict[bytes, tuple[int, int] | str]) -> str | None:
+    """Why `row` cannot be used; `sizes` remembers (width, height), or what is wrong, of each picture by its hash."""
+    for name in ("photo_id", "expert"):
+        if not row[name]:
+            return f"`{name}` is missing"
+    numbers = [row[name] for name in ATTRIBUTES]
+    if any(value is None or not math.isfinite(value) for value in numbers):
+        return f"the scores have to be four finite numbers, got {numbers}"
+    condition = row["condition"] or []
+    if len(condition) != len(ATTRIBUTES) or not all(c is not None and -1 <= c <= 1 for c in condition):
+        return f"`condition` has to be four numbers in [-1, 1], got {condition}"
+    found = []
+    for name in ("input", "target"):
+        size = _size_of(row[name], sizes)
+        if isinstance(size, str):
+            return f"`{name}` {size}"
+        found.append(size)
+    if found[0] != found[1]:
+        (a, b), (c, d) = found
+        return f"`input` and `target` have to be of one size, got {a} x {b} and {c} x {d}"
+    return None
+
+
+def _size_of(encoded: dict[str, Any] | None, sizes: dict[bytes, tuple[int, int] | str]) -> tuple[int, int] | str:
+    if not encoded or not encoded["bytes"]:
+        return "is missing"
+    digest = hashlib.sha256(encoded["bytes"]).digest()
+    if digest not in sizes:
+        try:
+            sizes[digest] = decode(encoded).size
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            sizes[digest] = f"is broken ({_first_line(error)})"
+    return sizes[digest]
 
 
 def decode(encoded: dict[str, Any]) -> PIL.Image.Image:
@@ -246,7 +289,7 @@ def decode(encoded: dict[str, Any]) -> PIL.Image.Image:
         return picture.convert("RGB")
 
 
-def photos_of(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
+def photos_of(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Group rows by photo, in order of first appearance."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

@@ -1,0 +1,188 @@
+"""`diffretouch dataset` as it is used: what it prints, returns, refuses, sends to the Hub and leaves when stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from hub_server import HubServer
+from huggingface_hub import constants
+from scenes import scene
+
+from diffretouch import cli
+from diffretouch.data.dataset import read_split
+
+ROOT = Path(__file__).parents[1]
+
+# Builds and pushes by the command line, then reads by id what the Hub has, both ways.
+PUSH_AND_READ = """
+import json, sys
+from diffretouch import cli
+from diffretouch.data.dataset import good_rows, read_split
+photos, out = sys.argv[1:]
+code = cli.main(["dataset", "synthetic", photos, "-o", out, "--num-inputs", "1", "--push_to_hub", "me/set"])
+rows = {
+    how: [(row["photo_id"], row["expert"], len(row["target"]["bytes"])) for row in good_rows(read)]
+    for how, read in (
+        ("streamed", read_split("me/set", "train", streaming=True)),
+        ("loaded", read_split("me/set", "train")),
+        ("local", read_split(out, "train")),
+    )
+}
+errors = []
+for source in ("me/set", "me/none"):
+    try:
+        read_split(source, "other")
+    except FileNotFoundError as error:
+        errors.append(str(error))
+print(json.dumps({"code": code, "rows": rows, "errors": errors}))
+"""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(4):
+        PIL.Image.fromarray(scene(seed)).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture
+def pairs(photos: Path, tmp_path: Path) -> list[str]:
+    after = tmp_path / "after"
+    after.mkdir()
+    for seed in range(3):
+        PIL.Image.fromarray(scene(seed, 192, 288)).save(photos / f"{seed}.png")
+        PIL.Image.fromarray(scene(seed, 192, 288) // 2).save(after / f"{seed}-edit.jpg", quality=95)
+    return [str(photos), str(after)]
+
+
+def test_pairs_are_built_and_unused_files_named(pairs: list[str], tmp_path: Path, capsys) -> None:
+    assert cli.main(["dataset", "pairs", *pairs, "-o", str(tmp_path / "out"), "--expert", "me"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'out'}\n"
+    assert "diffretouch: 3.png: there is no retouched version" in said.err
+    assert read_split(tmp_path / "out", "train")["expert"] == ["me"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["after", "out", "photos"]
+
+
+def test_a_bad_pair_is_named_and_the_rest_built_with_exit_1(pairs: list[str], tmp_path: Path, capsys) -> None:
+    Path(pairs[1], "3-edit.jpg").write_bytes(b"no photo")
+    assert cli.main(["dataset", "pairs", *pairs, "-o", str(tmp_path / "out")]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffretouch")]
+    assert lines[0].startswith("diffretouch: 3: cannot open 3-edit.jpg")
+    assert lines[1] == "diffretouch: 1 photos left out, the rest is built"
+    assert (tmp_path / "out" / "build.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pairs", "{none}", "{photos}"], "`before` has to be a folder"),
+        (["pairs", "{photos}", "{none}"], "`after` has to be a folder"),
+        (["fivek", "{photos}"], "`folder` has to hold one folder of inputs"),
+        (["fivek", "{none}"], "`folder` has to be a folder"),
+        (["ppr10k", "{photos}"], "`folder` has to hold source and target_a"),
+        (["synthetic", "{none}"], "`photos` has to be a folder"),
+        (["synthetic", "{photos}", "--table", "{none}"], "No such file"),
+        (["synthetic", "{photos}", "--long-side", "0"], "`long_side` has to be at least 1, got 0"),
+        (["synthetic", "{photos}", "--num_inputs", "-1"], "`num_inputs` has to be at least 1, got -1"),
+        (["synthetic", "{photos}", "--validation", "0.6", "--test", "0.4"], "`validation` and `test` have to be"),
+        (["synthetic", "{photos}", "--validation", "nan"], "`validation` and `test` have to be"),
+        (["synthetic", "{photos}", "-o", "{photos}"], "`output` has to be a new or empty folder"),
+        (
+            ["synthetic", "{photos}", "--push_to_hub", "a/b/c"],
+            "`push_to_hub` has to be NAME or OWNER/NAME, got 'a/b/c'",
+        ),
+        (["fivek", "{photos}", "--push_to_hub", "me/set"], "`private` has to be given to push fivek"),
+    ],
+)
+def test_a_bad_argument_is_one_line_and_exit_2(photos: Path, tmp_path: Path, capsys, arguments, message) -> None:
+    places = {"none": tmp_path / "none", "photos": photos}
+    filled = [argument.format(**places) for argument in arguments]
+    output = [] if "-o" in filled else ["-o", str(tmp_path / "out")]
+    assert cli.main(["dataset", *filled, *output]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_build_that_is_told_to_end_leaves_nothing(photos: Path, tmp_path: Path) -> None:
+    for seed in range(4, 14):
+        PIL.Image.fromarray(scene(seed, 600, 900)).save(photos / f"{seed}.png")
+    command = [
+        sys.executable,
+        "-m",
+        "diffretouch.cli",
+        "dataset",
+        "synthetic",
+        str(photos),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen([*command, "--long-side", "900"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / ".out.part").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1].endswith("diffretouch: stopped; nothing was left behind")
+    assert "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_set_that_cannot_be_pushed_stays_with_the_command_to_push_it(
+    photos: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    out = tmp_path / "out"
+    command = ["dataset", "synthetic", str(photos), "-o", str(out), "--num-inputs", "1", "--push-to-hub", "me/set"]
+    assert cli.main([*command, "--private"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("diffretouch: Pushing needs a token")
+    assert last.endswith(f"to push it later: diffretouch push {out} me/set --private")
+    assert (out / "README.md").is_file()
+
+
+def test_a_pushed_set_streams_and_loads_by_id(photos: Path, tmp_path: Path) -> None:
+    with HubServer({"hf_me": "me"}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", PUSH_AND_READ, str(photos), str(tmp_path / "out")],
+            env={**os.environ, **hub.environment("hf_me", tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert set(hub.files("dataset", "me/set")) >= {"README.md", "build.json", "data/train-00000-of-00001.parquet"}
+    assert result["code"] == 0
+    assert result["rows"]["streamed"] == result["rows"]["loaded"] == result["rows"]["local"]
+    assert [expert for _, expert, _ in result["rows"]["local"][:5]] == list("ABCDE")
+    assert result["errors"][0].startswith("The data set me/set has no usable other split")
+    assert result["errors"][1].startswith("There is no data set me/none")
+
+
+def test_the_bundled_sets_script_is_the_same_command(photos: Path, tmp_path: Path, capsys) -> None:
+    spec = importlib.util.spec_from_file_location("build_dataset", ROOT / "dataset_card" / "build_dataset.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    (tmp_path / "table.tsv").write_text("file\tsplit\n0.png\ttrain\n1.png\ttest\n")
+    table, out = ["--table", str(tmp_path / "table.tsv")], str(tmp_path / "out")
+    assert script.main([str(photos), out, *table, "--num_inputs", "2", "--long_side", "32"]) == 0
+    assert len(read_split(out, "train")) == 10
+    capsys.readouterr()
+    assert script.main([str(photos), str(tmp_path / "other")]) == 2
+    said = capsys.readouterr().err
+    assert "`photos` lacks 391 of 391 photos" in said and said.count("\n") == 1
