@@ -14,61 +14,22 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import numpy as np  # noqa: E402
 import PIL.Image  # noqa: E402
-import PIL.ImageDraw  # noqa: E402
-import PIL.ImageFont  # noqa: E402
-import torch  # noqa: E402
 
-from diffretouch import ATTRIBUTES, BUNDLED_MODEL, DiffRetouchPipeline, open_photo  # noqa: E402
+from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline, open_photo  # noqa: E402
+from diffretouch.sheets import captioned, cell, retouch_with, seeds_row, sheet, sliders_sheet  # noqa: E402
 
-POSITIONS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 SEEDS = (0, 1, 2, 3)
 
 
-def reduced(path: Path, width: int) -> np.ndarray:
-    """A photo as (h, width, 3) uint8."""
-    picture = PIL.Image.fromarray(open_photo(path).pixels)
-    return np.asarray(picture.resize((width, round(picture.height * width / picture.width)), reducing_gap=2.0))
+def save(pixels: np.ndarray, path: Path) -> None:
+    PIL.Image.fromarray(pixels).save(path, quality=88)
 
 
-def captioned(picture: np.ndarray, caption: str) -> np.ndarray:
-    """The picture with its caption on a white strip above it."""
-    strip = PIL.Image.new("RGB", (picture.shape[1], 26), "white")
-    font = PIL.ImageFont.load_default(size=15)
-    PIL.ImageDraw.Draw(strip).text((6, 4), caption, fill="black", font=font)
-    return np.concatenate([np.asarray(strip), picture])
-
-
-def sheet(rows: list[list[np.ndarray]], path: Path) -> None:
-    """Save rows of pictures of equal size as one JPEG."""
-    PIL.Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows])).save(path, quality=88)
-
-
-def retouch(pipe: DiffRetouchPipeline, photo: np.ndarray, sliders: list[dict[str, float]], seeds: list[int]) -> list:
-    """One retouch per entry of `sliders` and `seeds`."""
-    columns = {name: [entry.get(name, 0.0) for entry in sliders] for name in ATTRIBUTES}
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    out = pipe([photo] * len(sliders), **columns, generator=generators, output_type="grid")
-    return [grid.apply(photo) for grid in out.grids]
-
-
-def sliders_sheet(pipe: DiffRetouchPipeline, photo: np.ndarray, path: Path) -> None:
-    """One photo x four sliders x five positions, one seed."""
-    asked = [{name: position} for name in ATTRIBUTES for position in POSITIONS]
-    pictures = retouch(pipe, photo, asked, [0] * len(asked))
-    captions = [f"{name} {position:+g}" for name in ATTRIBUTES for position in POSITIONS]
-    cells = [captioned(picture, caption) for picture, caption in zip(pictures, captions, strict=True)]
-    sheet([cells[i : i + len(POSITIONS)] for i in range(0, len(cells), len(POSITIONS))], path)
-
-
-def gallery(pipe: DiffRetouchPipeline, photos: list[Path], path: Path) -> None:
-    """Every photo: input and four seeds at c = 0."""
-    rows = []
-    for photo in photos:
-        pixels = np.asarray(PIL.Image.fromarray(reduced(photo, 384)).resize((384, 288)))
-        pictures = retouch(pipe, pixels, [{}] * len(SEEDS), list(SEEDS))
-        names = ["input", *(f"seed {seed}" for seed in SEEDS)]
-        rows.append([captioned(p, f"{photo.stem}: {n}") for p, n in zip([pixels, *pictures], names, strict=True)])
-    sheet(rows, path)
+def seeds_of(pipe: DiffRetouchPipeline, path: Path) -> list[np.ndarray]:
+    """A photo's row of the gallery: the input and four seeds at c = 0."""
+    photo = open_photo(path)
+    shown = cell(photo, 384)
+    return seeds_row(retouch_with(pipe, photo, shown), shown.pixels, path.stem, SEEDS)
 
 
 def main() -> None:
@@ -80,14 +41,17 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     pipe = DiffRetouchPipeline.from_pretrained(options.model)
+    pipe.set_progress_bar_config(disable=True)
     if options.name:
-        photo = reduced(options.photos[0], 800)
-        (retouched,) = retouch(pipe, photo, [{}], [0])
-        before_after = [[captioned(photo, "before"), captioned(retouched, "after")]]
-        sheet(before_after, options.output / f"{options.name}-before-after.jpg")
-        sliders_sheet(pipe, reduced(options.photos[0], 400), options.output / f"{options.name}-sliders.jpg")
+        photo = open_photo(options.photos[0])
+        shown = cell(photo, 800)
+        after = retouch_with(pipe, photo, shown)({}, 0)
+        pair = [captioned(shown.pixels, "before"), captioned(after, "after")]
+        save(sheet([pair]), options.output / f"{options.name}-before-after.jpg")
+        retouch = retouch_with(pipe, photo, cell(photo, 400))
+        save(sliders_sheet(retouch), options.output / f"{options.name}-sliders.jpg")
     if options.gallery:
-        gallery(pipe, options.photos, options.output / "gallery.jpg")
+        save(sheet([seeds_of(pipe, path) for path in options.photos]), options.output / "gallery.jpg")
 
 
 if __name__ == "__main__":

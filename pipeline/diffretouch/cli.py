@@ -1,4 +1,4 @@
-"""The command line: `diffretouch retouch PHOTO... -o OUT`, and `convert`, `init`, `export` and `push` for models.
+"""The command line: `diffretouch retouch IN... -o OUT` with its sheets, and the commands for models and data sets.
 
 Prints one line and exits with 2 for a bad argument or a photo that cannot be read or written. A batch goes on past a
 bad photo, names it at the end and exits with 1. An input is replaced only where `-o` names it and `--overwrite` is
@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from .photo import Photo
+from .batch import Report, Settings, load_pipeline, retouch_files
+from .plan import Job, Naming, Refusal, UsageError, check_photo_name, is_local, is_photo_name, place, plan
 
 SLIDERS = {
     "colorfulness": "muted to vivid",
@@ -26,17 +25,9 @@ SLIDERS = {
     "contrast": "soft to crisp",
     "temperature": "cool to warm",
 }
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
-# A folder may be called anything, but nobody means one by these.
-_OTHER_SUFFIXES = (".avif", ".bmp", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pdf", ".psd")
-_COMPARE_SIZE = (1280, 720)  # most pixels of each picture; a side-by-side picture is for looking at, not for keeping
 _VARIANCES = ("fixed_small", "fixed_large")
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _MAX_VARIANTS = 32  # they go through the model together, and side by side have to fit into a JPEG
-
-
-class UsageError(Exception):
-    """What the user asked for cannot be done as asked; nothing was started."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,25 +35,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One photo and the files that its retouch writes."""
-
-    source: Path
-    retouched: Path
-    variants: tuple[Path, ...]
-    compare: Path | None
-
-    @property
-    def targets(self) -> list[Path]:
-        return [self.retouched, *self.variants, *([self.compare] if self.compare else [])]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     # Spinning OpenMP barriers make small machines up to 50 times slower; has to be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     options = _parser().parse_args(arguments)
+    options.is_program = arguments is None
     try:
         return options.run(options)
     except UsageError as error:
@@ -76,28 +54,95 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> _Parser:
     parser = _Parser(prog="diffretouch", description="Expert-quality photo retouching, steered by four sliders.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    retouch = commands.add_parser("retouch", help="retouch photos at their full resolution")
-    retouch.set_defaults(run=_run_retouch)
-    retouch.add_argument("photos", nargs="+", type=Path, metavar="IN", help="JPEG, PNG, WebP or TIFF")
-    retouch.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a file or a folder")
-    for name, meaning in SLIDERS.items():
-        retouch.add_argument(f"--{name}", type=_number(name, -1.5, 1.5), default=0.0, metavar="X", help=meaning)
-    retouch.add_argument("--strength", type=_number("strength", 0, 2), default=1.0, help="0 = the photo, 1 = full")
-    retouch.add_argument(
-        "--variants", type=_count("variants", 0, _MAX_VARIANTS), default=0, metavar="N", help="more expert styles"
-    )
-    retouch.add_argument(
-        "--seed", type=_count("seed", 0, 2**32 - 1), default=0, help="of the style; variants count up from it"
-    )
-    retouch.add_argument("--steps", type=_count("steps", 1, 1000), help="sampling steps (default: the model's own)")
-    retouch.add_argument("--model", help="folder or Hub id (default: the bundled model)")
-    retouch.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
-    retouch.add_argument("--overwrite", action="store_true", help="replace files that exist, IN too if it is OUT")
+    _add_retouch(commands)
+    _add_sweep(commands)
+    _add_variants(commands)
     _add_convert(commands)
     _add_init(commands)
     _add_export(commands)
     _add_push(commands)
+    _add_dataset(commands)
     return parser
+
+
+def _add_retouch(commands: Any) -> None:
+    retouch = commands.add_parser("retouch", help="retouch photos, or folders of them, at their full resolution")
+    retouch.set_defaults(run=_run_retouch)
+    retouch.add_argument("photos", nargs="+", metavar="IN", help="photos and folders of photos")
+    retouch.add_argument("-o", "--output", required=True, metavar="OUT", help="a file or a folder")
+    _add_sliders(retouch)
+    retouch.add_argument(
+        "--variants", type=_count("variants", 0, _MAX_VARIANTS), default=0, metavar="N", help="more expert styles"
+    )
+    _add_model(retouch)
+    retouch.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
+    retouch.add_argument("--remove-gps", action="store_true", help="leave the place out of what is written")
+    retouch.add_argument("--overwrite", action="store_true", help="replace files that exist, IN too if it is OUT")
+    batch = retouch.add_argument_group("batches")
+    batch.add_argument("--recursive", action="store_true", help="look into the folders of folders, and repeat them")
+    batch.add_argument(
+        "--name", metavar="TEMPLATE", help="of files in the folder OUT: {stem}, {suffix}, {kind}, {number:04}"
+    )
+    batch.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines, one per photo; repeating a command resumes by it (default for folders: in OUT)",
+    )
+    batch.add_argument(
+        "--workers", type=_count("workers", 1, 1024), metavar="N", help="photos at once (default: cores)"
+    )
+    batch.add_argument("--engine", choices=("threads", "ray"), default="threads", help="(default: %(default)s)")
+    batch.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a Ray cluster (default: one of this machine's own)"
+    )
+    looks = retouch.add_argument_group("looks", "FILE may hold the fields of --name")
+    looks.add_argument("--look", metavar="FILE", help="apply a saved retouch instead of asking the model")
+    looks.add_argument("--save-look", metavar="FILE", help="save the retouch, .safetensors")
+    looks.add_argument("--cube", metavar="FILE", help="write it as a LUT, the table nearest to it")
+    looks.add_argument(
+        "--lut-size", type=int, choices=(17, 33, 65), default=33, help="of --cube (default: %(default)s)"
+    )
+    looks.add_argument("--haldclut", metavar="FILE", help="write it as a HaldCLUT picture")
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser("sweep", help="one picture of a photo under every slider at five positions")
+    sweep.set_defaults(run=_run_sweep)
+    _add_sheet(sweep)
+    sweep.add_argument("--strength", type=_number("strength", 0, 2), default=1.0, help="0 = the photo, 1 = full")
+
+
+def _add_variants(commands: Any) -> None:
+    variants = commands.add_parser("variants", help="one picture of a photo in several expert styles")
+    variants.set_defaults(run=_run_variants)
+    _add_sheet(variants)
+    _add_sliders(variants)
+    variants.add_argument("--count", type=_count("count", 1, _MAX_VARIANTS), default=4, metavar="N", help="of styles")
+
+
+def _add_sheet(sheet: argparse.ArgumentParser) -> None:
+    sheet.add_argument("photo", type=Path, metavar="IN")
+    sheet.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a picture file")
+    sheet.add_argument("--width", type=_count("width", 64, 2000), default=400, help="of each cell, in pixels")
+    sheet.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    _add_model(sheet)
+
+
+def _add_sliders(parser: argparse.ArgumentParser) -> None:
+    for name, meaning in SLIDERS.items():
+        parser.add_argument(f"--{name}", type=_number(name, -1.5, 1.5), default=0.0, metavar="X", help=meaning)
+    parser.add_argument("--strength", type=_number("strength", 0, 2), default=1.0, help="0 = the photo, 1 = full")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed", type=_count("seed", 0, 2**32 - 1), default=0, help="of the style; variants count up from it"
+    )
+    parser.add_argument("--steps", type=_count("steps", 1, 1000), help="sampling steps (default: the model's own)")
+    parser.add_argument("--model", help="folder or Hub id (default: the bundled model)")
+    parser.add_argument("--lora", action="append", default=[], metavar="ID", help="adapter: folder, file or Hub id")
+    parser.add_argument("--lora-scale", type=_number("lora_scale", -4, 4), default=1.0, metavar="X", help="its weight")
 
 
 def _add_convert(commands: Any) -> None:
@@ -142,6 +187,12 @@ def _add_push(commands: Any) -> None:
     push.add_argument("--pull-request", action="store_true", help="open a pull request instead of writing to main")
 
 
+def _add_dataset(commands: Any) -> None:
+    from .data.commands import add_dataset
+
+    add_dataset(commands)
+
+
 def _number(name: str, low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -166,148 +217,136 @@ def _count(name: str, least: int, most: int) -> Callable[[str], int]:
 
 
 def _run_retouch(options: argparse.Namespace) -> int:
-    jobs = _plan(options)
-    pipe = _load_pipeline(options.model)
+    settings, naming = _settings(options), _naming(options)
+    inputs = [place(text) for text in options.photos]
+    path = options.report or _default_report(inputs, naming.output)
+    report = Report(path) if path else None
+    described = settings.described()
+    jobs = plan(
+        inputs,
+        naming,
+        recursive=options.recursive,
+        overwrite=options.overwrite,
+        standing=(lambda job: report.standing(job, described)) if report else (lambda job: "new"),
+    )
+    todo = report.unfinished(jobs, described) if report else jobs
+    if len(todo) < len(jobs):
+        print(f"diffretouch: {len(jobs) - len(todo)} of {len(jobs)} photos were done already", file=sys.stderr)
+    run = {"overwrite": options.overwrite, "report": report, "workers": options.workers, "engine": _engine(options)}
+    if options.engine == "threads" and any(isinstance(job, Job) for job in todo):
+        _start_quickly(options, "modeling_affine_grid" if options.look else "pipeline_diffretouch")
+    with closing(retouch_files(todo, settings, **run)) as records:
+        return _follow(records, jobs, len(todo))
+
+
+def _start_quickly(options: argparse.Namespace, module: str) -> None:
+    """Leave out what the retouch will not use; a process that is not ours alone may use it later."""
+    if options.is_program and not options.lora:
+        from .quick_start import import_quickly
+
+        import_quickly(module)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    settings = Settings(**{**given, "lora": tuple(options.lora)})
+    model_only = (*SLIDERS, "seed", "steps", "model", "lora")
+    asked = [name for name in model_only if settings.look and getattr(settings, name) != getattr(Settings(), name)]
+    asked += ["variants"] if settings.look and options.variants else []
+    if asked:
+        raise UsageError(f"`{asked[0]}` has to be left out with `look`, which holds a finished retouch")
+    return settings
+
+
+def _naming(options: argparse.Namespace) -> Naming:
+    extras = {"look": options.save_look, "cube": options.cube, "haldclut": options.haldclut}
+    extras = {kind: template for kind, template in extras.items() if template}
+    return Naming(place(options.output), options.name, options.variants, options.compare, extras)
+
+
+def _default_report(inputs: list[Any], output: Any) -> Path | None:
+    """Folders are resumed without being told to; a list of photos leaves no file that was not asked for."""
+    is_batch = all(entry.is_dir() for entry in inputs) and (output.is_dir() or not is_photo_name(output))
+    return output / "diffretouch.jsonl" if is_batch and is_local(output) else None
+
+
+def _engine(options: argparse.Namespace) -> Any:
+    if options.engine == "threads":
+        return None
+    from .engine_ray import ray_engine
+
+    return ray_engine(options.ray_address)
+
+
+def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], todo: int) -> int:
+    """Show the progress of a batch and, at its end, what failed, in the order of the photos."""
     from tqdm.auto import tqdm
 
-    from .photo import PhotoError
-
-    # One photo shows the sampling steps; a batch shows the photos.
-    pipe.set_progress_bar_config(disable=len(jobs) > 1, desc=jobs[0].source.name, leave=False)
     failures = []
-    for job in tqdm(jobs, unit="photo", disable=len(jobs) == 1):
-        try:
-            _retouch(pipe, job, options)
-        except PhotoError as error:
-            failures.append(str(error))
-        except (ValueError, OSError, MemoryError) as error:
-            failures.append(f"cannot retouch {job.source}: {_first_line(error)}")
+    with tqdm(total=todo, unit="photo", disable=todo <= 1) as bar:
+        for record in records:
+            if record["error"]:
+                failures.append(record)
+            for output in record["outputs"]:
+                tqdm.write(output)
+            for kind, error in record.get("lut_delta_e", {}).items():
+                text = f"the {kind} differs by Delta E 2000 {error['mean']:g} on average, {error['p95']:g} at 95%"
+                tqdm.write(f"diffretouch: {record['source']}: {text}", file=sys.stderr)
+            bar.update()
+    order = {str(job.source): number for number, job in enumerate(jobs)}
+    failures.sort(key=lambda record: order[record["source"]])
     if failures and len(jobs) == 1:
-        raise UsageError(failures[0])
+        raise UsageError(failures[0]["error"])
     for failure in failures:
-        print(f"diffretouch: {failure}", file=sys.stderr)
+        print(f"diffretouch: {failure['error']}", file=sys.stderr)
     if failures:
         print(f"diffretouch: {len(failures)} of {len(jobs)} photos failed, the rest is done", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _plan(options: argparse.Namespace) -> list[Job]:
-    """Name every file before any work, so that a clash costs nothing."""
-    output: Path = options.output
-    to_file = output.suffix.lower() in _PHOTO_SUFFIXES and not output.is_dir()
-    if output.suffix.lower() in _OTHER_SUFFIXES and not output.is_dir():
-        raise UsageError(f"`output` has to be a folder or end in {', '.join(_PHOTO_SUFFIXES)}, got {output}")
-    if to_file and len(options.photos) > 1:
-        raise UsageError(f"`output` has to be a folder for {len(options.photos)} photos, got {output}")
-    jobs = []
-    for source in options.photos:
-        if to_file:
-            folder, stem, suffix, retouched = output.parent, output.stem, output.suffix, output
-        else:
-            suffix = source.suffix if source.suffix.lower() in _PHOTO_SUFFIXES else ".jpg"
-            folder, stem, retouched = output, source.stem, output / f"{source.stem}-retouched{suffix}"
-        variants = tuple(folder / f"{stem}-variant-{number}{suffix}" for number in range(1, options.variants + 1))
-        compare = folder / f"{stem}-compare.jpg" if options.compare else None
-        jobs.append(Job(source, retouched, variants, compare))
-    _check_targets(jobs, options.overwrite)
-    _check_folder(output.parent if to_file else output)
-    return jobs
+def _run_sweep(options: argparse.Namespace) -> int:
+    def draw(retouch: Any, shown: Any) -> Any:
+        from .sheets import sliders_sheet
+
+        return sliders_sheet(retouch, options.seed)
+
+    return _write_sheet(options, draw)
 
 
-def _check_folder(folder: Path) -> None:
-    """Whether `folder` is there or can be made; it is made only when there is something to put into it."""
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    if not nearest.is_dir():
-        raise UsageError(f"cannot make the folder {folder}: {nearest} is a file")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write into the folder {nearest}: permission denied")
+def _run_variants(options: argparse.Namespace) -> int:
+    def draw(retouch: Any, shown: Any) -> Any:
+        from .sheets import seeds_row, sheet
+
+        sliders = {name: getattr(options, name) for name in SLIDERS}
+        seeds = range(options.seed, options.seed + options.count)
+        return sheet([seeds_row(retouch, shown.pixels, options.photo.stem, seeds, sliders)])
+
+    return _write_sheet(options, draw)
 
 
-def _check_targets(jobs: list[Job], overwrite: bool) -> None:
-    sources = {job.source.resolve() for job in jobs}
-    owners: dict[Path, Path] = {}
-    for job in jobs:
-        for target in job.targets:
-            place = target.resolve()
-            if place in owners:
-                raise UsageError(f"{owners[place]} and {job.source} would both be written to {target}")
-            owners[place] = job.source
-            if os.path.lexists(target) and not overwrite:
-                raise UsageError(f"{target} exists; choose another output or pass --overwrite")
-            if place in sources and not _is_replaced(job, target):
-                raise UsageError(f"{target} is an input, too; choose another output")
+def _write_sheet(options: argparse.Namespace, draw: Callable[[Any, Any], Any]) -> int:
+    """Write what `draw` makes of the retouch and the photo; the sheet is in the photo's colour space."""
+    check_photo_name("output", options.output)
+    if os.path.lexists(options.output) and not options.overwrite:
+        raise UsageError(f"{options.output} exists; choose another output or pass --overwrite")
+    from .photo import Photo, PhotoError, open_photo, save_photo
 
-
-def _is_replaced(job: Job, target: Path) -> bool:
-    """Whether `-o` names the photo itself, which --overwrite then allows."""
-    return target == job.retouched and target.resolve() == job.source.resolve()
-
-
-def _load_pipeline(model: str | None) -> Any:
-    from diffusers.utils import logging as diffusers_logging
-
-    from . import BUNDLED_MODEL, DiffRetouchPipeline
-
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
+    settings = Settings(model=options.model, lora=tuple(options.lora), lora_scale=options.lora_scale)
     try:
-        return DiffRetouchPipeline.from_pretrained(model or BUNDLED_MODEL)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"`model` has to be a DiffRetouch folder or Hub id, got {model or BUNDLED_MODEL}: {_first_line(error)}"
-        ) from error
+        photo = open_photo(options.photo)
+        _start_quickly(options, "pipeline_diffretouch")
+        pipe = load_pipeline(settings)
+        pipe.set_progress_bar_config(disable=True)
+        from .sheets import cell, retouch_with
 
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _retouch(pipe: Any, job: Job, options: argparse.Namespace) -> None:
-    import torch
-    from tqdm.auto import tqdm
-
-    from .photo import Photo, open_photo, save_photo
-
-    photo = open_photo(job.source)
-    grids = pipe(
-        photo.pixels,
-        **{name: getattr(options, name) for name in SLIDERS},
-        num_variants=1 + len(job.variants),
-        num_inference_steps=options.steps,
-        generator=[torch.Generator().manual_seed(options.seed + i) for i in range(1 + len(job.variants))],
-        output_type="grid",
-    ).grids
-    job.retouched.parent.mkdir(parents=True, exist_ok=True)
-    shown = [_reduced(photo)]
-    for grid, target in zip(grids, (job.retouched, *job.variants), strict=True):
-        retouched = photo.with_pixels(grid.apply(photo.pixels, options.strength))
-        kept = None if _is_replaced(job, target) else job.source
-        save_photo(retouched, target, overwrite=options.overwrite, source=kept)
-        tqdm.write(str(target))
-        shown.append(_reduced(retouched))
-    if job.compare:
-        comparison = Photo(_side_by_side(shown), icc_profile=photo.icc_profile)
-        save_photo(comparison, job.compare, overwrite=options.overwrite, source=job.source)
-        tqdm.write(str(job.compare))
-
-
-def _reduced(photo: Photo) -> np.ndarray:
-    """The photo's pixels at the size of a comparison, (h, w, 3) uint8."""
-    import numpy as np
-    import PIL.Image
-
-    pixels = photo.pixels if photo.pixels.dtype == np.uint8 else (photo.pixels // 257).astype(np.uint8)
-    picture = PIL.Image.fromarray(pixels)
-    scale = min(1.0, _COMPARE_SIZE[0] / picture.width, _COMPARE_SIZE[1] / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return np.asarray(picture.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=2.0))
-
-
-def _side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
-    import numpy as np
-
-    gap = np.full((pictures[0].shape[0], 8, 3), 255, dtype=np.uint8)
-    return np.concatenate([column for picture in pictures for column in (picture, gap)][:-1], axis=1)
+        shown = cell(photo, options.width)
+        retouch = retouch_with(pipe, photo, shown, options.strength, num_inference_steps=options.steps)
+        sheet = Photo(draw(retouch, shown), icc_profile=photo.icc_profile)
+        save_photo(sheet, options.output, overwrite=options.overwrite, source=options.photo)
+    except (PhotoError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    print(options.output)
+    return 0
 
 
 def _run_convert(options: argparse.Namespace) -> int:
