@@ -9,17 +9,20 @@ BIN := .venv/bin
 # Spinning OpenMP barriers make small machines up to 50 times slower.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: retouch train-demo test lint bench
+.PHONY: retouch space train-demo test lint bench
 
 retouch: $(VENV)  ## retouch PHOTO into the folder OUT, with four expert variants and a side-by-side picture
 	$(BIN)/diffretouch retouch "$(PHOTO)" -o "$(OUT)" --variants 4 --compare --overwrite
+
+space: $(VENV)  ## the web page, on this machine: http://127.0.0.1:7860
+	$(BIN)/python space/app.py
 
 train-demo: $(VENV)  ## one minute of training on a data set built from the example photos, anew each time
 	rm -rf runs/train-demo
 	$(BIN)/python dataset_card/build_dataset.py examples runs/train-demo/data --table examples/photos.tsv --long_side 192
 	$(BIN)/python train_lora/train_full.py --recipe smoke dataset=runs/train-demo/data output_dir=runs/train-demo/model
 
-test: $(VENV)
+test: $(VENV) .venv/browser
 	$(BIN)/python -m pytest
 
 lint: $(VENV)
@@ -30,6 +33,13 @@ lint: $(VENV)
 bench: $(VENV)  ## time and memory of one 12 MP retouch, file to file
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/retouch.py examples/photo.jpg -o benchmarks/results/retouch.json
+
+# The page is tested in Chromium: Debian's is installed where that is allowed, else those tests say that they are skipped.
+.venv/browser: $(VENV)
+	@command -v chromium chromium-browser google-chrome > /dev/null \
+	|| { [ "$$(id -u)" = 0 ] && apt-get install --yes --quiet=2 --no-install-recommends chromium > .venv/browser.log 2>&1; } \
+	|| echo "Chromium is not installed: the tests that need a browser will be skipped."
+	@touch $@
 
 $(VENV): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

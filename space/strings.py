@@ -1,0 +1,108 @@
+"""Every sentence of the page: a translation is a copy of this file."""
+
+TITLE = "DiffRetouch"
+TAGLINE = "Expert-quality photo retouching, steered by four sliders. Your photo keeps its size, depth and texture."
+
+TAB_RETOUCH = "Retouch"
+TAB_VARIANTS = "Variants"
+TAB_BATCH = "Batch"
+TAB_ABOUT = "About and API"
+
+UPLOAD = "Photo"
+EXAMPLES = "Or try one of these"
+COMPARE = "Before | after"
+COMPARE_EMPTY = "Drop a photo above, or pick an example: before and after appear here."
+
+SLIDERS = {
+    "colorfulness": ("Colour", "muted to vivid"),
+    "brightness": ("Brightness", "dark to bright"),
+    "contrast": ("Contrast", "soft to crisp"),
+    "temperature": ("Warmth", "cool to warm"),
+}
+STRENGTH = ("Strength", "0 is your photo, 1 the full retouch, 2 exaggerates it")
+PRESET = "Preset"
+CUSTOM_PRESET = "Custom"
+SEED = "Style (seed)"
+DICE = "Other style"
+LOCK = "Keep this style for the next photo"
+SURPRISE = "Surprise me"
+RESET = "Reset sliders"
+
+MEASURED = "What changed"
+MEASURED_EMPTY = "The measured colour, brightness, contrast and warmth appear here, before and after."
+BEFORE = "before"
+AFTER = "after"
+
+PREPARE = "Make the full-quality file"
+SAVE = "Save {name} ({size})"
+SAVE_EMPTY = "Full-quality file"
+DOWNLOAD_NOTE = "Same size, bit depth, EXIF and colour profile as your file. Your browser puts it into its downloads."
+REMOVE_GPS = "Remove the place (GPS) from the file"
+
+LOOKS = "Looks: keep this retouch, or use another photo's"
+LOOK_EXPLAINED = (
+    "A look is this photo's retouch as a file. Apply it to other photos here or with `diffretouch retouch --look`; "
+    "the .cube is its best approximation for other programs."
+)
+LOOK_SAVE = "Make look files"
+LOOK_FILES = "Look files"
+LOOK_LOAD = "Apply a look file (.safetensors)"
+LOOK_ACTIVE = "This photo is shown with the look **{name}**. Move a slider to return to the model's own retouch."
+CUBE_ERROR = "The .cube differs from the retouch by {mean:.2f} Delta E 2000 on average, {p95:.2f} at the 95th percentile."
+
+MODEL = "Model"
+BUNDLED = "the bundled DiffRetouch model"
+MODEL_ID = "Hub id or folder"
+MODEL_INFO = "Empty is the bundled model. Code that comes with a model is never run."
+ADAPTER = "LoRA adapter (Hub id or folder), or empty"
+MODEL_LOAD = "Load"
+MODEL_LINE = "Model: **{model}** · Licence: **{licence}**"
+
+VARIANTS_EXPLAINED = "The same photo and sliders, other experts. Click one to go on from it."
+VARIANTS_COUNT = "How many"
+VARIANTS_GO = "Show styles"
+VARIANTS = "Expert styles"
+VARIANT = "style {seed}"
+
+BATCH_EXPLAINED = "Many photos at once, up to {count} files."
+BATCH_FILES = "Photos"
+BATCH_MODE = "Retouch each with"
+BATCH_OWN = "its own retouch, sliders as in the editor"
+BATCH_LOOK = "the look of the photo in the editor"
+BATCH_GO = "Retouch all"
+BATCH_ZIP = "Retouched photos (zip)"
+BATCH_REPORT = "Report"
+BATCH_COLUMNS = ["file", "result", "seconds"]
+BATCH_DONE = "{done} of {count} photos retouched."
+
+PROGRESS_RETOUCH = "Retouching"
+
+NO_PHOTO = "There is no photo yet: drop one into the Retouch tab first."
+NO_FILES = "There are no photos yet: drop some into the list first."
+EXPIRED = "This photo was deleted after {minutes:g} minutes without use: please upload it again."
+TOO_MANY_FILES = "A batch takes up to {allowed} files, got {given}."
+BAD_SEED = "`seed` has to be an integer in [0, {most}], got {seed}."
+NO_FOLDERS = "A model has to be named by its Hub id here (OWNER/NAME), got {model}."
+
+ABOUT = """
+### How it works
+A small diffusion model imagines the retouched photo and describes the change as a grid of colour transforms. The grid is
+applied to your original pixels, so nothing is redrawn: texture and lettering stay as they are. Another seed is
+another expert's taste.
+
+Sliders ask for more or less than the expert would choose by themselves; 0 asks for nothing in particular.
+Double-click a slider to set it back. Photos and results are deleted after {minutes:g} minutes; nothing else is stored.
+
+### Use it from a program
+```python
+from gradio_client import Client, handle_file
+
+client = Client("{url}")
+better = client.predict(
+    handle_file("IMG_1234.jpg"), colorfulness=0.0, brightness=0.3, contrast=0.0, temperature=-0.5,
+    strength=1.0, seed=0, remove_gps=False, api_name="/retouch",
+)
+```
+Endpoints: `/retouch` (photo to photo), `/look` (photo to look file), `/apply_look` (photo and look to photo),
+`/measure` (photo to its four scores). "Use via API" at the foot of the page has all arguments, also for curl.
+"""

@@ -1,0 +1,466 @@
+"""The Space: its page in a real browser, its endpoints through the real client, its limits, its habits."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from huggingface_hub import metadata_load
+from PIL import Image, ImageCms
+
+from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, open_photo
+from diffretouch.attributes import ATTRIBUTES
+
+SPACE = Path(__file__).parent.parent / "space"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+GPS_TAG, ARTIST_TAG = 0x8825, 0x013B
+
+sys.path.insert(0, str(SPACE))  # the Space's modules lie beside each other, as on the Hub
+
+from editor import Editor, Refused, Workroom  # noqa: E402
+from settings import Settings, read_settings  # noqa: E402
+
+
+# ---- a running page ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page, served as on the Hub: by `python app.py` in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("space")
+    settings = {"DIFFRETOUCH_MAX_MEGAPIXELS": "3", "DIFFRETOUCH_MAX_BATCH_FILES": "3", "SPACE_ID": "me/my-space"}
+    environment = {
+        **os.environ,
+        **settings,
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "files"),
+        "DIFFRETOUCH_ALLOW_FOLDERS": "0",
+    }
+    log = open(folder / "log.txt", "w+")
+    process = subprocess.Popen([sys.executable, "app.py"], cwd=SPACE, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(1200):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
+                break
+            assert process.poll() is None, (folder / "log.txt").read_text()
+            time.sleep(0.1)
+        else:
+            raise AssertionError("the page did not start within two minutes")
+        yield f"http://127.0.0.1:{port}"
+        assert process.poll() is None, (folder / "log.txt").read_text()
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: the page is not tested in a browser")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    arguments += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any, url: str) -> Iterator[Any]:
+    """The page in a fresh browser profile; fails the test if it asks any other host or a script fails."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    tab = context.new_page()
+    tab.set_default_timeout(30_000)
+    asked: list[str] = []
+    failures: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("pageerror", lambda error: failures.append(str(error)))
+    tab.goto(url, wait_until="domcontentloaded")
+    tab.wait_for_selector("#photo input[type=file]", state="attached")
+    yield tab
+    context.close()
+    assert not failures
+    assert [address for address in asked if not address.startswith((url, "data:", "blob:"))] == []
+
+
+def upload(page: Any, path: Path) -> None:
+    page.set_input_files("#photo input[type=file]", path)
+    page.wait_for_selector("#compare img")
+    page.wait_for_function("document.querySelectorAll('#compare img').length == 2")
+
+
+def pictures(page: Any) -> list[str]:
+    """Addresses of the before and the after picture."""
+    return [image.get_attribute("src") for image in page.query_selector_all("#compare img")]
+
+
+def pixels_of(page: Any, address: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(page.request.get(address).body())).convert("RGB")).astype(float)
+
+
+def changed(page: Any, act: Callable[[], Any]) -> str:
+    """Do something and wait for another after picture; its address."""
+    old = pictures(page)[1]
+    act()
+    page.wait_for_function("old => document.querySelectorAll('#compare img')[1]?.getAttribute('src') != old", arg=old)
+    return pictures(page)[1]
+
+
+def set_slider(page: Any, name: str, value: float) -> None:
+    """As a visitor types it into the slider's number field."""
+    field = page.locator(f"#{name} input[type=number]")
+    field.fill(str(value))
+    field.press("Enter")
+    field.blur()
+
+
+@pytest.fixture(scope="module")
+def phone_photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JPEG as a phone writes it: lying on its side, with EXIF, GPS and a wide profile's bytes."""
+    exif = Image.Exif()
+    exif[ARTIST_TAG] = "Somebody"
+    exif[0x0112] = 6
+    exif.get_ifd(GPS_TAG)[2] = (52.0, 31.0, 12.0)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path_factory.mktemp("photo") / "IMG_1234.jpg"
+    picture = Image.open(EXAMPLES / "horses.jpg").convert("RGB").transpose(Image.Transpose.ROTATE_90)
+    picture.save(path, quality=95, exif=exif, icc_profile=profile)
+    return path
+
+
+# ---- in the browser ------------------------------------------------------------------------------------------------
+
+
+def test_the_downloaded_file_keeps_size_exif_and_profile_and_has_the_pixels_of_the_library(page, phone_photo, tmp_path):
+    upload(page, phone_photo)
+    changed(page, lambda: set_slider(page, "brightness", 0.5))
+    page.click("#prepare")
+    page.wait_for_selector("#save")
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "IMG_1234-retouched.jpg"
+    saved = tmp_path / "saved.jpg"
+    download.value.save_as(saved)
+
+    before, after = open_photo(phone_photo), open_photo(saved)
+    assert after.pixels.shape == before.pixels.shape == (664, 1024, 3)
+    assert after.icc_profile == before.icc_profile is not None
+    exif = Image.open(saved).getexif()
+    assert exif[ARTIST_TAG] == "Somebody" and exif.get(0x0112, 1) == 1 and exif.get_ifd(GPS_TAG)
+    pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL)
+    pipe.set_progress_bar_config(disable=True)
+    seed = torch.Generator().manual_seed(0)
+    (wanted,) = pipe(before.pixels, brightness=0.5, generator=seed, output_type="np").images
+    difference = np.abs(after.pixels / 255 - wanted)
+    assert difference.mean() < 0.006 and np.abs(before.pixels / 255 - wanted).mean() > 0.03  # JPEG's own loss, no more
+
+
+def test_every_slider_moves_the_picture_and_a_double_click_sets_it_back(page):
+    upload(page, EXAMPLES / "horses.jpg")
+    neutral = pixels_of(page, pictures(page)[1])
+    dark = pixels_of(page, changed(page, lambda: set_slider(page, "brightness", -1)))
+    assert dark.mean() < neutral.mean() - 2
+    knob = page.locator("#brightness input[type=range]")
+    back = pixels_of(page, changed(page, knob.dblclick))
+    page.wait_for_function("document.querySelector('#brightness input[type=range]').value == '0'")
+    page.wait_for_timeout(1500)
+    back = pixels_of(page, pictures(page)[1])
+    assert np.array_equal(back, neutral)
+
+
+def test_the_keyboard_moves_a_slider(page):
+    upload(page, EXAMPLES / "horses.jpg")
+    cool = pixels_of(page, pictures(page)[1])
+    page.locator("#temperature input[type=range]").focus()
+    warm = pixels_of(page, changed(page, lambda: page.keyboard.press("End")))
+    assert (warm[..., 0] - warm[..., 2]).mean() > (cool[..., 0] - cool[..., 2]).mean() + 5
+
+
+def test_of_several_quick_changes_the_newest_wins(page):
+    upload(page, EXAMPLES / "horses.jpg")
+    for value in (-1, -0.5, 0.3, 0.9):
+        set_slider(page, "brightness", value)
+    page.wait_for_timeout(4000)
+    quick = pixels_of(page, pictures(page)[1])
+    changed(page, lambda: page.click("#reset"))
+    alone = pixels_of(page, changed(page, lambda: set_slider(page, "brightness", 0.9)))
+    assert np.array_equal(quick, alone)
+
+
+def test_strength_zero_shows_the_photo_itself(page):
+    upload(page, EXAMPLES / "bee.jpg")
+    after = pixels_of(page, changed(page, lambda: set_slider(page, "strength", 0)))
+    assert np.array_equal(after, pixels_of(page, pictures(page)[0]))
+
+
+def test_dice_rolls_a_seed_and_a_locked_seed_survives_the_next_photo(page):
+    upload(page, EXAMPLES / "bee.jpg")
+    changed(page, lambda: page.click("#dice"))
+    seed = page.input_value("#seed input")
+    page.check("#lock input")
+    page.click("#photo button[aria-label='Clear']")
+    upload(page, EXAMPLES / "horses.jpg")
+    assert page.input_value("#seed input") == seed
+    page.uncheck("#lock input")
+    page.click("#photo button[aria-label='Clear']")
+    upload(page, EXAMPLES / "bee.jpg")
+    page.wait_for_function("document.querySelector('#seed input').value == '0'")
+
+
+def test_a_variant_that_is_clicked_is_edited_on(page):
+    upload(page, EXAMPLES / "bee.jpg")
+    page.get_by_role("tab", name="Variants").click()
+    set_slider(page, "variants-count", 3)
+    page.click("#variants-go")
+    page.wait_for_function("document.querySelectorAll('#variants img').length == 3")
+    third = page.query_selector_all("#variants img")[2].get_attribute("src")
+    page.locator("#variants .thumbnail-item").nth(2).click()
+    page.wait_for_selector("#compare")
+    page.wait_for_function("document.querySelector('#seed input').value == '2'")
+    page.wait_for_timeout(2000)
+    assert np.abs(pixels_of(page, third) - pixels_of(page, pictures(page)[1])).max() <= 2
+
+
+def test_a_batch_returns_every_good_photo_and_names_the_bad_one(page, tmp_path):
+    (tmp_path / "notes.jpg").write_text("no photo")
+    page.get_by_role("tab", name="Batch").click()
+    files = [EXAMPLES / "bee.jpg", tmp_path / "notes.jpg", EXAMPLES / "cinema.jpg"]
+    page.set_input_files("#batch-files input[type=file]", files)
+    page.wait_for_function("document.querySelectorAll('#batch-files tr.file').length == 3")
+    page.click("#batch-go")
+    page.wait_for_selector("#batch-zip a")
+    with page.expect_download() as download:
+        page.locator("#batch-zip a").first.click()
+    archive = zipfile.ZipFile(download.value.path())
+    assert sorted(archive.namelist()) == ["bee-retouched.jpg", "cinema-retouched.jpg", "report.json"]
+    assert Image.open(archive.open("cinema-retouched.jpg")).size == (480, 360)
+    report = {row["file"]: row for row in json.loads(archive.read("report.json"))}
+    assert report["bee.jpg"]["error"] is None
+    assert report["notes.jpg"]["error"].startswith("cannot open notes.jpg: ")
+
+
+def test_a_look_goes_from_one_photo_to_another(page, tmp_path):
+    upload(page, EXAMPLES / "bee.jpg")
+    changed(page, lambda: set_slider(page, "temperature", 1))
+    page.get_by_role("button", name="Looks").click()
+    page.click("#look-save")
+    page.wait_for_selector("#look-files a")
+    paths = []
+    for link in page.locator("#look-files a").all():
+        with page.expect_download() as download:
+            link.click()
+        paths.append(tmp_path / download.value.suggested_filename)
+        download.value.save_as(paths[-1])
+    look_file = next(path for path in paths if path.suffix == ".safetensors")
+    cube = next(path for path in paths if path.suffix == ".cube")
+    assert "LUT_3D_SIZE 33" in cube.read_text()
+
+    page.click("#photo button[aria-label='Clear']")
+    upload(page, EXAMPLES / "horses.jpg")
+    shown = pixels_of(
+        page, changed(page, lambda: page.set_input_files("#look-load input[type=file]", look_file))
+    )
+    wanted = AffineGrid.load(look_file).apply(Image.open(EXAMPLES / "horses.jpg").convert("RGB"))
+    assert np.abs(shown - np.asarray(wanted)).mean() < 3  # the preview is a JPEG
+    assert "bee-look.safetensors" in page.inner_text("#note")
+
+
+def test_what_the_library_refuses_is_a_toast_in_its_own_words_and_the_page_goes_on(page, tmp_path):
+    bad = tmp_path / "page.jpg"
+    bad.write_text("<html><script>alert(1)</script></html>")
+    page.set_input_files("#photo input[type=file]", bad)
+    page.wait_for_selector(".toast-body")
+    assert "cannot open page.jpg: it is not a" in page.inner_text(".toast-body")
+    page.click("#photo button[aria-label='Clear']")
+    upload(page, EXAMPLES / "bee.jpg")
+
+
+def test_a_model_that_does_not_load_leaves_the_old_one_working(page):
+    upload(page, EXAMPLES / "bee.jpg")
+    page.get_by_role("button", name="Model").click()
+    page.fill("#model textarea, #model input", "/etc")
+    page.click("#model-load")
+    page.wait_for_selector(".toast-body")
+    assert "Hub id" in page.inner_text(".toast-body")
+    changed(page, lambda: set_slider(page, "contrast", 1))
+
+
+# ---- for programs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Client:
+    return Client(url, verbose=False)
+
+
+def ask(client: Client, photo: Path, **changes: Any) -> str:
+    arguments = {**dict.fromkeys(ATTRIBUTES, 0.0), "strength": 1.0, "seed": 0, "remove_gps": False, **changes}
+    return client.predict(handle_file(photo), **arguments, api_name="/retouch")
+
+
+def test_clients_at_once_each_get_the_retouch_of_their_own_photo(url):
+    names = [path.name for path in sorted(EXAMPLES.glob("*.jpg"))]
+
+    def retouch(name: str) -> tuple[str, tuple[int, int]]:
+        with Image.open(ask(Client(url, verbose=False), EXAMPLES / name)) as result:
+            return name, result.size
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        sizes = dict(pool.map(retouch, names))
+    assert sizes == {name: Image.open(EXAMPLES / name).size for name in names}
+
+
+def test_the_place_is_removed_on_request_and_the_rest_stays(client, phone_photo):
+    exif = Image.open(ask(client, phone_photo, remove_gps=True)).getexif()
+    assert not exif.get_ifd(GPS_TAG) and exif[ARTIST_TAG] == "Somebody"
+
+
+def test_sixteen_bits_stay_sixteen_bits(client, tmp_path):
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(tmp_path / "deep.tif", rng.integers(0, 65536, (40, 60, 3), dtype=np.uint16), photometric="rgb")
+    result = Path(ask(client, tmp_path / "deep.tif"))
+    assert result.name == "deep-retouched.tif"
+    assert open_photo(result).pixels.dtype == np.uint16
+
+
+def test_a_look_made_by_the_api_applies_to_another_photo(client):
+    sliders = dict.fromkeys(ATTRIBUTES, 0.5)
+    look = client.predict(handle_file(EXAMPLES / "bee.jpg"), **sliders, seed=3, api_name="/look")
+    photo = handle_file(EXAMPLES / "cinema.jpg")
+    result = client.predict(photo, handle_file(look), strength=1.0, remove_gps=False, api_name="/apply_look")
+    wanted = AffineGrid.load(look).apply(open_photo(EXAMPLES / "cinema.jpg").pixels)
+    assert np.abs(open_photo(result).pixels.astype(float) - wanted).mean() < 3  # JPEG's own loss
+
+
+def test_measure_returns_the_four_scores(client):
+    scores = client.predict(handle_file(EXAMPLES / "bee.jpg"), api_name="/measure")
+    assert sorted(scores) == sorted(ATTRIBUTES) and scores["temperature"] > 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"brightness": 7}, {"strength": 3}, {"seed": -1}, {"contrast": "x"}]
+)
+def test_numbers_out_of_range_are_refused_by_name(client, changes):
+    (name,) = changes
+    with pytest.raises((AppError, ValueError), match=name if name != "contrast" else ""):
+        ask(client, EXAMPLES / "bee.jpg", **changes)
+
+
+def test_nan_is_refused_without_an_answer(url):
+    with open(EXAMPLES / "cinema.jpg", "rb") as file:
+        uploaded = httpx.post(f"{url}/gradio_api/upload", files={"files": file}).json()[0]
+    photo = json.dumps({"path": uploaded, "meta": {"_type": "gradio.FileData"}})
+    call = httpx.post(f"{url}/gradio_api/call/retouch", content=f'{{"data": [{photo}, 0, NaN, 0, 0, 1, 0, false]}}')
+    if call.status_code == 200:
+        call = httpx.get(f"{url}/gradio_api/call/retouch/{call.json()['event_id']}", timeout=30)
+        assert "event: error" in call.text and "complete" not in call.text
+    else:
+        assert 400 <= call.status_code < 500
+
+
+@pytest.mark.parametrize("kind", ["empty", "truncated", "html", "svg", "huge", "bomb"])
+def test_bad_files_are_refused_in_one_sentence_without_server_paths(client, tmp_path, kind):
+    path = tmp_path / "photo.jpg"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes((EXAMPLES / "bee.jpg").read_bytes()[:20_000])
+    elif kind == "html":
+        path.write_text("<html><body>hello</body></html>")
+    elif kind == "svg":
+        path.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
+    elif kind == "huge":
+        Image.new("RGB", (2000, 1600)).save(path)
+    else:
+        path = tmp_path / "photo.png"
+        Image.new("1", (30_000, 30_000)).save(path)
+    with pytest.raises(AppError) as refusal:
+        ask(client, path)
+    message = str(refusal.value)
+    assert path.name in message and "\n" not in message and "/" not in message.replace("</", "")
+
+
+def test_a_file_of_another_kind_is_no_look(client):
+    with pytest.raises(AppError, match="look"):
+        photo = handle_file(EXAMPLES / "bee.jpg")
+        client.predict(photo, photo, strength=1.0, remove_gps=False, api_name="/apply_look")
+
+
+def test_only_the_documented_endpoints_are_public(client):
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert sorted(named) == ["/apply_look", "/look", "/measure", "/retouch"]
+
+
+# ---- without the page ----------------------------------------------------------------------------------------------
+
+
+def test_results_are_deleted_after_their_time(tmp_path):
+    room = Workroom(tmp_path / "results", keep_minutes=10)
+    old, new = room.folder(), room.folder()
+    (old / "photo.jpg").write_bytes(b"x")
+    os.utime(old, (time.time() - 601, time.time() - 601))
+    room.clean()
+    assert not old.exists() and new.exists()
+
+
+def test_a_photo_that_was_deleted_meanwhile_is_asked_for_again(tmp_path):
+    editor = Editor(Settings(), tmp_path)
+    shutil.copy(EXAMPLES / "cinema.jpg", tmp_path / "mine.jpg")
+    opened = editor.open(tmp_path / "mine.jpg", editor.models.default)
+    (tmp_path / "mine.jpg").unlink()
+    with pytest.raises(Refused, match="upload it again"):
+        editor.keep(opened)
+
+
+def test_settings_come_from_the_environment_and_a_bad_one_is_named():
+    read = read_settings({"DIFFRETOUCH_MAX_BATCH_FILES": "7", "DIFFRETOUCH_KEEP_MINUTES": "0.5"})
+    assert (read.max_batch_files, read.keep_minutes) == (7, 0.5)
+    for text in ("0", "-1", "many", "nan", "inf"):
+        with pytest.raises(ValueError, match="`DIFFRETOUCH_KEEP_MINUTES` has to be a positive number, got"):
+            read_settings({"DIFFRETOUCH_KEEP_MINUTES": text})
+
+
+def test_the_readme_is_a_space_card_and_names_existing_files():
+    card = metadata_load(SPACE / "README.md")
+    assert card["sdk"] == "gradio" and (SPACE / card["app_file"]).is_file()
+    pinned = (SPACE.parent / "requirements.txt").read_text()
+    assert f"gradio=={card['sdk_version']}\n" in pinned
+    for line in (SPACE / "requirements.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            assert re.split(r"[=<>]", line)[0].lower() in pinned.lower()
+
+
+def test_presets_name_every_slider_within_its_range():
+    presets = json.loads((SPACE / "presets.json").read_text())
+    assert len({preset["name"] for preset in presets}) == len(presets)
+    for preset in presets:
+        assert sorted(preset["sliders"]) == sorted(ATTRIBUTES)
+        assert all(-1 <= value <= 1 for value in preset["sliders"].values())
