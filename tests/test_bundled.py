@@ -13,6 +13,7 @@ from diffretouch import (
     BUNDLED_MODEL,
     DiffRetouchPipeline,
     attribute_scores,
+    lora_diffretouch,
     modeling_affine_grid,
     modeling_latent_codec,
     open_photo,
@@ -36,7 +37,12 @@ def test_it_is_at_most_25_mb():
 
 @pytest.mark.parametrize(
     ("module", "folder"),
-    [(pipeline_diffretouch, ""), (modeling_affine_grid, "grid_head"), (modeling_latent_codec, "vae")],
+    [
+        (pipeline_diffretouch, ""),
+        (lora_diffretouch, ""),
+        (modeling_affine_grid, "grid_head"),
+        (modeling_latent_codec, "vae"),
+    ],
 )
 def test_its_code_files_are_this_packages(module, folder):
     source = Path(inspect.getfile(module))

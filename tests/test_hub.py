@@ -26,19 +26,26 @@ import torch
 from diffusers import DDPMScheduler
 from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 from scenes import published_style_unet
 
-from diffretouch import AffineGridHead, DiffRetouchPipeline, cli, hub
+from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline, cli, hub
 from diffretouch.card import training_curve
 from diffretouch.convert import revert_to_original
+from diffretouch.data.builders import synthetic_rows
 from diffretouch.data.card import write_dataset_card
-from diffretouch.data.dataset import decode, read_split, synthetic_rows, write_parquet
+from diffretouch.data.dataset import decode, read_split, write_parquet
 from diffretouch.evaluation import evaluate
 from diffretouch.hub import HubError, export, push, write_model_card
 from diffretouch.training.config import TrainingConfig, save_config
 
-CODE_FILES = ["grid_head/modeling_affine_grid.py", "pipeline_diffretouch.py", "vae/modeling_latent_codec.py"]
+CODE_FILES = [
+    "grid_head/modeling_affine_grid.py",
+    "lora_diffretouch.py",
+    "pipeline_diffretouch.py",
+    "vae/modeling_latent_codec.py",
+]
 WEIGHTS = [f"{name}/diffusion_pytorch_model.safetensors" for name in ("grid_head", "unet", "vae")]
 PHOTO = np.random.default_rng(0).random((40, 56, 3), dtype=np.float32)
 NON_COMMERCIAL = {
@@ -131,13 +138,15 @@ def test_export_of_a_folder_copies_all_but_state_and_renews_the_code(folder, tin
     old_index = {**index, "attributes": index["attributes"].split(",")}
     (folder / "model_index.json").write_text(json.dumps(old_index))
     (folder / "pipeline_diffretouch.py").write_text("old = True\n")
+    (folder / "lora_diffretouch.py").unlink()  # as in the first models
     before = contents(folder)
     after = contents(export(folder, tmp_path / "copy"))
     assert contents(folder) == before
     assert set(before) - set(after) == {"training_state.pt", ".cache/secret"}
     assert json.loads(after["model_index.json"]) == index
     assert after["pipeline_diffretouch.py"] == (Path(hub.__file__).parent / "pipeline_diffretouch.py").read_bytes()
-    unchanged = set(after) - {"model_index.json", "pipeline_diffretouch.py"}
+    assert after["lora_diffretouch.py"] == (Path(hub.__file__).parent / "lora_diffretouch.py").read_bytes()
+    unchanged = set(after) - {"model_index.json", "pipeline_diffretouch.py", "lora_diffretouch.py"}
     assert all(after[name] == before[name] for name in unchanged)
     assert any("fp16" in name for name in unchanged)
 
@@ -156,6 +165,38 @@ def test_export_refuses_full_targets_and_what_is_no_model(folder, server, tmp_pa
     with pytest.raises(ValueError, match="`model` has to be a folder or a Hub id, got 'no such/folder/here'"):
         export("no such/folder/here", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def adapter(tiny_pipeline: Callable[..., DiffRetouchPipeline], folder: Path, tmp_path: Path) -> Path:
+    """An adapter of the model in `folder`, with the grid head trained whole beside it."""
+    return make_adapter(DiffRetouchPipeline.from_pretrained(folder), tmp_path / "style")
+
+
+def make_adapter(pipe: DiffRetouchPipeline, target: Path) -> Path:
+    base = pipe.lora_base_metadata()
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        settings = LoraConfig(r=2, lora_alpha=5, target_modules=["to_q", "to_v", "conv1"], init_lora_weights=False)
+        pipe.unet.add_adapter(settings, "trained")
+        whole = {
+            f"grid_head.{name}": t + 0.05 * torch.randn_like(t) for name, t in pipe.grid_head.state_dict().items()
+        }
+    layers = get_peft_model_state_dict(pipe.unet, adapter_name="trained")
+    pipe.save_lora_weights(target, layers, whole, pipe.unet.peft_config["trained"].to_dict(), base)
+    return target
+
+
+def test_export_of_an_adapter_adds_its_card_and_leaves_the_training_state(adapter, tmp_path):
+    (adapter / "training_state.pt").write_bytes(b"optimiser")
+    exported = contents(export(adapter, tmp_path / "exported"))
+    weights = "pytorch_lora_weights.safetensors"
+    assert set(exported) == {"README.md", weights}
+    assert exported[weights] == (adapter / weights).read_bytes()
+    (adapter / weights).write_bytes(exported[weights][:-9])
+    with pytest.raises(ValueError, match="`source` has to be a whole safetensors file"):
+        export(adapter, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 # ---- cards ----------------------------------------------------------------------------------------------------------
@@ -208,7 +249,7 @@ def test_card_states_what_was_measured_and_recorded(folder, records, server):
     unreliable = [name for name, c in result["control"].items() if min(c["right_way"], c["spearman"]) < 0.9]
     assert [name for name in result["control"] if f"`{name}` is unreliable" in card.text] == unreliable
     assert "Skin can turn grey." in card.text
-    assert "was not measured" not in card.text
+    assert "Its quality was not measured" not in card.text
     assert "6000 steps of 16 pairs" in card.text
     assert "/home" not in card.text
     parameters = sum(p.numel() for p in DiffRetouchPipeline.from_pretrained(folder).grid_head.parameters())
@@ -253,6 +294,44 @@ def test_card_takes_the_base_model_from_the_training_configuration(folder, tmp_p
         write_model_card(folder, config=tmp_path / "config.yaml")
         data = ModelCard.load(folder / "README.md").data
         assert (data.get("base_model"), data.license) == (base, licence)
+
+
+def test_card_of_an_adapter_states_what_it_is_of(adapter, records, server):
+    write_model_card(
+        adapter, config=records["config.yaml"], log=records["log.jsonl"], pictures={"A": records["big.png"]}
+    )
+    card = ModelCard.load(adapter / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("diffusers", "image-to-image")
+    assert "lora" in card.data.tags and "diffusers:DiffRetouchPipeline" not in card.data.tags
+    assert card.data.get("base_model") is None and card.data.license == "apache-2.0"
+    layers = sum("lora_A" in name for name in load_file(adapter / "pytorch_lora_weights.safetensors"))
+    assert f"| LoRA | rank 2, alpha 5, on {layers} layers of the UNet |" in card.text
+    assert "| Base | model |" in card.text
+    assert "| Trained whole | grid_head |" in card.text
+    assert 'from_pretrained("model")' in card.text and 'load_lora_weights("your-name/your-model"' in card.text
+    assert "6000 steps of 16 pairs" in card.text and "pictures/1.jpg" in card.text
+    write_model_card(adapter, repo_id="me/style", base_model="me/model")
+    card = ModelCard.load(adapter / "README.md")
+    assert (card.data.base_model, card.data.base_model_relation) == ("me/model", "adapter")
+    assert (card.data.license, card.data.license_name) == ("other", "see-base-model")
+    assert 'from_pretrained("me/model")' in card.text and 'load_lora_weights("me/style"' in card.text
+    for block in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
+        compile(block, "card", "exec")
+    card.validate()
+
+
+def test_card_of_an_adapter_of_the_bundled_model_needs_no_hub_for_the_base(tmp_path):
+    make_adapter(DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL), tmp_path)
+    text = write_model_card(tmp_path).read_text()
+    assert "DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL)" in text
+    assert "| Base | the model that comes with the `diffretouch` package |" in text
+
+
+def test_card_of_an_adapter_keeps_the_licence_of_its_base(tiny_pipeline, tmp_path):
+    make_adapter(tiny_pipeline(provenance=NON_COMMERCIAL), tmp_path)
+    card = ModelCard.load(write_model_card(tmp_path))
+    assert (card.data.license, card.data.license_name) == ("other", "research-only")
+    assert "**For non-commercial use only.**" in card.text and "apache" not in card.text.lower()
 
 
 def test_card_refuses_files_that_are_not_what_they_should_be(folder, records, tmp_path):
@@ -330,6 +409,69 @@ def test_push_to_hub_sends_the_complete_folder_and_keeps_a_card_that_is_there(ti
     assert server.files("model", "me/model")["README.md"] == b"---\n---\nmine"
 
 
+def test_save_pretrained_pushes_with_our_card_as_push_to_hub_does(tiny_pipeline, server, tmp_path):
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "model", push_to_hub=True, private=True, variant="fp16", commit_message="First")
+    sent = server.files("model", "me/model")
+    complete = contents(export(pipe, tmp_path / "complete", repo_id="me/model", variant="fp16"))
+    assert {name: data for name, data in sent.items() if name != ".gitattributes"} == complete
+    assert server.repos["model", "me/model"].private
+    saved = contents(tmp_path / "model")
+    assert {name: complete[name] for name in saved} == saved
+    assert set(complete) - set(saved) == {"README.md"}
+
+
+def test_pushing_with_adapters_loaded_makes_no_repository(folder, adapter, server, tmp_path):
+    pipe = DiffRetouchPipeline.from_pretrained(folder)
+    pipe.load_lora_weights(adapter)
+    for push_it in (
+        lambda: pipe.push_to_hub("me/model"),
+        lambda: pipe.save_pretrained(tmp_path / "new", push_to_hub=True, repo_id="me/model"),
+        lambda: export(pipe, tmp_path / "new"),
+    ):
+        with pytest.raises(ValueError, match="^Adapters have to be unloaded before a model is saved"):
+            push_it()
+    assert not server.repos and not (tmp_path / "new").exists()
+
+
+def test_push_of_an_adapter_sends_weights_and_card(adapter, server, capsys):
+    (adapter / "training_state.pt").write_bytes(b"optimiser")
+    assert cli.main(["push", str(adapter), "me/style"]) == 0
+    assert capsys.readouterr().out == f"{server.url}/me/style\n"
+    sent = server.files("model", "me/style")
+    assert set(sent) == {".gitattributes", "README.md", "pytorch_lora_weights.safetensors"}
+    assert b'load_lora_weights("me/style"' in sent["README.md"]
+    (adapter / "pytorch_lora_weights.safetensors").write_bytes(b"\0" * 100)
+    assert cli.main(["push", str(adapter), "me/broken"]) == 2
+    assert "whole safetensors file" in capsys.readouterr().err
+    assert ("model", "me/broken") not in server.repos
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "error", "message"),
+    [
+        ("me/nothing", {}, OSError, "There is no me/nothing here, and the Hub shows none to this user"),
+        ("me/hidden", {"token": False}, OSError, "There is no me/hidden here, and the Hub shows none to this user"),
+        ("me/model", {}, OSError, "`source` has to hold pytorch_lora_weights.safetensors, got me/model on the Hub"),
+        ("me/hidden", {"revision": "old"}, OSError, "The Hub refused me/hidden: Invalid rev id: old."),
+        ("me/hidden", {"local_files_only": True}, OSError, "There is no me/hidden here or in the cache"),
+        ("no such/folder/x", {}, ValueError, "`source` has to be a folder, file, Hub id or dict, got 'no such"),
+    ],
+)
+def test_adapters_that_the_hub_does_not_give_are_one_sentence(
+    folder, adapter, server, source, options, error, message
+):
+    push(folder, "me/model")
+    push(adapter, "me/hidden", private=True)
+    pipe = DiffRetouchPipeline.from_pretrained(folder)
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        pipe.load_lora_weights(source, **options)
+    assert "\n" not in str(caught.value) and "http" not in str(caught.value)
+    assert pipe.get_list_adapters() == {}
+    pipe.load_lora_weights("me/hidden")
+    assert pipe.get_active_adapters() == ["default_0"]
+
+
 def test_push_into_a_pull_request_and_a_subfolder(tiny_pipeline, folder, server):
     pipe = tiny_pipeline()
     push(pipe, "me/model", token="hf_me")
@@ -373,7 +515,7 @@ def test_push_that_is_not_allowed_is_one_sentence(folder, server, monkeypatch, t
 
 
 def test_push_of_a_folder_that_is_nothing_names_what_it_could_be(server, tmp_path):
-    with pytest.raises(ValueError, match=r"`folder` has to hold model_index.json \(a model\), data/\*.parquet"):
+    with pytest.raises(ValueError, match=r"`folder` has to hold model_index.json \(a model\), pytorch_lora"):
         push(tmp_path, "me/model")
     assert not server.repos
 
@@ -511,6 +653,10 @@ try:
     DiffRetouchPipeline.from_pretrained("me/hidden", cache_dir=job["empty"])
 except OSError as error:
     facts["refused"] = str(error)
+pipe.load_lora_weights("me/style")
+np.save(job["styled"], retouch(pipe))
+pipe.unload_lora_weights()
+np.save(job["unstyled"], retouch(pipe))
 heard.clear()
 DiffRetouchPipeline.from_pretrained("me/edited")
 facts["edited"] = list(heard)
@@ -531,6 +677,7 @@ from diffretouch import DiffRetouchPipeline
 
 pipe = DiffRetouchPipeline.from_pretrained("me/model")
 photo = np.load(sys.argv[1])
+pipe.load_lora_weights("me/style")
 result = pipe(photo, temperature=0.7, generator=torch.Generator().manual_seed(3), output_type="np").images[0]
 np.save(sys.argv[2], result)
 """
@@ -551,6 +698,11 @@ photo = np.load(sys.argv[1])
 result = pipe(photo, temperature=0.7, generator=torch.Generator().manual_seed(3), output_type="np").images[0]
 np.save(sys.argv[2], result)
 pipe.save_pretrained(sys.argv[3])
+pipe.load_lora_weights("me/style")
+result = pipe(photo, temperature=0.7, generator=torch.Generator().manual_seed(3), output_type="np").images[0]
+np.save(sys.argv[4], result)
+ours = [base for base in type(pipe).__mro__ if "DiffRetouch" in base.__name__]
+assert len(ours) == 2 and all(base.__module__.startswith("diffusers_modules.") for base in ours)
 """
 
 
@@ -562,7 +714,14 @@ def fresh_process(script: str, arguments: list[str], environment: dict[str, str]
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def test_everything_pushed_loads_by_id_in_fresh_processes(tiny_pipeline, folder, data_set, server, tmp_path):
+def styled(folder: Path, adapter: Path) -> np.ndarray:
+    pipe = DiffRetouchPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(adapter)
+    return retouch(pipe)
+
+
+def test_everything_pushed_loads_by_id_in_fresh_processes(tiny_pipeline, folder, adapter, data_set, server, tmp_path):
     """With the package and no remote code, offline from the cache, and with diffusers alone."""
     pipe = tiny_pipeline()
     pipe.push_to_hub("me/model")
@@ -570,6 +729,7 @@ def test_everything_pushed_loads_by_id_in_fresh_processes(tiny_pipeline, folder,
     with open(folder / "pipeline_diffretouch.py", "a") as file:
         file.write("# edited by somebody\n")
     push(folder, "me/edited")
+    push(adapter, "me/style")
     api = HfApi(token="hf_me")
     api.create_repo("me/set", repo_type="dataset", private=True)
     write_dataset_card(data_set, data_set.parent / "photos.tsv")
@@ -583,7 +743,8 @@ def test_everything_pushed_loads_by_id_in_fresh_processes(tiny_pipeline, folder,
     server.page_size = 3  # so that listings come in pages
 
     np.save(tmp_path / "photo.npy", PHOTO)
-    outputs = {name: str(tmp_path / f"{name}.npy") for name in ("out", "private", "offline", "alone", "empty")}
+    names = ("out", "private", "offline", "alone", "empty", "styled", "unstyled")
+    outputs = {name: str(tmp_path / f"{name}.npy") for name in names}
     job = {
         **outputs,
         "again": str(tmp_path / "again"),
@@ -596,6 +757,10 @@ def test_everything_pushed_loads_by_id_in_fresh_processes(tiny_pipeline, folder,
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert_same(np.load(outputs["out"]), expected)
     assert_same(np.load(outputs["private"]), expected)
+    expected_style = styled(folder, adapter)
+    assert np.abs(expected_style - expected).max() > 1e-3
+    assert_same(np.load(outputs["styled"]), expected_style)
+    np.testing.assert_array_equal(np.load(outputs["unstyled"]), np.load(outputs["out"]))
     assert facts["remote"] == [], "remote code ran although the package is installed"
     assert facts["warned"] == []
     assert facts["head"]
@@ -609,16 +774,18 @@ def test_everything_pushed_loads_by_id_in_fresh_processes(tiny_pipeline, folder,
 
     server.__exit__()
     fresh_process(OFFLINE, [job["photo"], outputs["offline"]], {**anonymous, "HF_HUB_OFFLINE": "1"})
-    assert_same(np.load(outputs["offline"]), expected)
+    assert_same(np.load(outputs["offline"]), expected_style)
 
 
-def test_diffusers_alone_loads_by_id_and_saves_again(tiny_pipeline, server, tmp_path):
+def test_diffusers_alone_loads_by_id_and_saves_again(tiny_pipeline, folder, adapter, server, tmp_path):
     pipe = tiny_pipeline()
     pipe.push_to_hub("me/model")
+    push(adapter, "me/style")
     np.save(tmp_path / "photo.npy", PHOTO)
-    arguments = [str(tmp_path / name) for name in ("photo.npy", "out.npy", "saved")]
+    arguments = [str(tmp_path / name) for name in ("photo.npy", "out.npy", "saved", "styled.npy")]
     fresh_process(DIFFUSERS_ALONE, arguments, server.environment(None, tmp_path / "home"))
     assert_same(np.load(tmp_path / "out.npy"), retouch(pipe))
+    assert_same(np.load(tmp_path / "styled.npy"), styled(folder, adapter))
     sent = server.files("model", "me/model")
     again = contents(export(tmp_path / "saved", tmp_path / "again", repo_id="me/model"))
     assert {name: data for name, data in sent.items() if name != ".gitattributes"} == again

@@ -1,4 +1,4 @@
-"""The model card: made from what was recorded, never typed, so that it cannot claim what was not measured.
+"""The card of a model or adapter: made from what was recorded, never typed, so that it claims only what was measured.
 
 write_model_card("my-model", evaluation="quality.json", config="config.yaml", log="log.jsonl",
                  pictures={"Before and after": "compare.jpg"})
@@ -20,14 +20,17 @@ import PIL.ImageFont
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
+from . import BUNDLED_MODEL
 from .files import write_atomically
+from .lora_diffretouch import ADAPTER_FILE, WHOLE_PARTS, DiffRetouchLoraLoaderMixin
 
 INDEX = "model_index.json"
 # Stands for the model's name in a card that was made before the model had one; `hub.push` fills it in.
 UNNAMED = "your-name/your-model"
 PICTURE_WIDTH = 1280  # pixels; enough for a card, small enough to travel with the model
+_BUNDLED = Path(BUNDLED_MODEL).name
 _PAPER = "https://arxiv.org/abs/2407.03757"
-_TAGS = ("diffretouch", "photo-retouching", "image-enhancement", "bilateral-grid", "diffusers:DiffRetouchPipeline")
+_TAGS = ("diffretouch", "photo-retouching", "image-enhancement", "bilateral-grid")
 
 
 def write_model_card(
@@ -45,27 +48,26 @@ def write_model_card(
     license_name: str | None = None,
     license_link: str | None = None,
 ) -> Path:
-    """Write `folder/README.md`, the card of the model in `folder`, and its pictures into `folder/pictures`.
+    """Write `folder/README.md`, the card of the model or adapter in `folder`, and its pictures into `folder/pictures`.
 
     Args:
-        folder: a self-contained model folder.
-        evaluation: the JSON of `diffretouch.evaluation` (benchmarks/quality.py).
+        folder: a self-contained model folder, or the folder of an adapter.
+        evaluation: quality.json of `diffretouch evaluate`.
         config: the training run's config.yaml.
         log: the training run's log.jsonl; drawn as a curve.
         pictures: {caption: picture file}, the first one on top; at most `PICTURE_WIDTH` pixels wide in the card.
         limits: sentences on what someone saw that no number shows.
         datasets: Hub ids of the data it was trained on.
         repo_id: the name that the example loads; filled in by `push` if not known yet.
-        base_model: Hub id of what it was fine-tuned from; None takes it from the provenance or configuration.
+        base_model: Hub id of what it was fine-tuned from or adapts; None takes it from what is recorded.
         license, license_name, license_link: Hub licence id, and name and link for "other"; None takes the
             provenance's, points to the base model, or is Apache-2.0 where the model was trained from scratch.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if `folder` is no model or a file is not what it should be.
+        ValueError: if `folder` is no model and no adapter, or a file is not what it should be.
     """
     folder = Path(folder)
-    read_index(folder)
     drawn = {caption: _fitted(Path(path)) for caption, path in (pictures or {}).items()}
     names = {caption: f"pictures/{number}.jpg" for number, caption in enumerate(drawn, 1)}
     records = _read_log(Path(log)) if log is not None else []
@@ -108,7 +110,7 @@ def model_card(
     license_name: str | None = None,
     license_link: str | None = None,
 ) -> ModelCard:
-    """The card of the model in `folder`; see `write_model_card`, which reads the files and keeps the pictures.
+    """The card of what is in `folder`; see `write_model_card`, which reads the files and keeps the pictures.
 
     Args:
         evaluation: a result of `diffretouch.evaluation.evaluate`.
@@ -116,41 +118,112 @@ def model_card(
         pictures: {caption: path or URL as the card shows it}.
         curve: path or URL of the training curve.
     """
-    folder = Path(folder)
-    index = read_index(folder)
-    shape = _shape(folder)
-    origin = dict(index.get("provenance") or {})
+    subject = _adapter(Path(folder)) if is_adapter(Path(folder)) else _model(Path(folder))
     stated = {"license": license, "license_name": license_name, "license_link": license_link}
-    base = base_model or origin.get("base_model") or hub_id((training or {}).get("pretrained_model"))
-    licence = {key: value for key, value in (stated if license else _licence_of(origin, base)).items() if value}
+    base = base_model or subject.base or hub_id((training or {}).get("pretrained_model"))
+    licence = {
+        key: value for key, value in (stated if license else _licence_of(subject.origin, base)).items() if value
+    }
     name = "DiffRetouch" if repo_id == UNNAMED else repo_id.rpartition("/")[2]
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag="image-to-image",
-        tags=list(_TAGS),
+        tags=[*_TAGS, *subject.tags],
         base_model=base,
         datasets=list(datasets) or None,
         metrics=["psnr", "ssim", "delta_e_2000"] if evaluation else None,
         model_name=name,
         eval_results=_eval_results(evaluation, datasets) if evaluation else None,
     )
-    for key, value in {**licence, **({"base_model_relation": "finetune"} if base else {})}.items():
+    for key, value in {**licence, **({"base_model_relation": subject.relation} if base else {})}.items():
         data[key] = value
     shown = list((pictures or {}).items())
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
-        _introduction(evaluation),
+        _introduction(subject.introduction, evaluation),
         *(_picture(*picture) for picture in shown[:1]),
-        _usage(repo_id),
+        "## Use\n\n" + subject.usage(repo_id, base),
         *(_picture(*picture) for picture in shown[1:]),
-        _architecture(folder, index, shape),
+        "## Model\n\n| | |\n|---|---|\n" + "\n".join(f"| {fact} | {value} |" for fact, value in subject.facts.items()),
         *([_quality(evaluation)] if evaluation else []),
         *([_training(training or {}, curve)] if training or curve else []),
-        _limits(shape, evaluation, limits),
-        _licence_text(licence, origin, base),
+        _limits(subject.reach, evaluation, limits),
+        _licence_text(licence, subject, base),
     ]
     return ModelCard("\n\n".join(parts) + "\n")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What the card of a model and that of an adapter say differently."""
+
+    relation: str  # to its base, in the Hub's words
+    tags: Sequence[str]
+    introduction: str
+    usage: Callable[[str, str | None], str]  # of its Hub id and its base's
+    facts: Mapping[str, str]
+    reach: str  # what it can change in a photo
+    made: Callable[[str | None], str]  # from what, given the Hub id of its base, and under which licence its code is
+    origin: Mapping[str, str]  # the provenance
+    base: str | None  # as recorded
+
+
+def _model(folder: Path) -> _Subject:
+    index = read_index(folder)
+    shape = _shape(folder)
+    origin = dict(index.get("provenance") or {})
+
+    def made(base: str | None) -> str:
+        if origin:
+            text = f"Made from {origin.get('source') or 'other weights'}"
+        else:
+            text = "Fine-tuned" if base else "Trained from scratch"
+        code = "Code files: Apache-2.0, an independent implementation of the paper, not the authors' code."
+        return f"{text}{f', {_link(base)}' if base else ''}. {code}"
+
+    return _Subject(
+        relation="finetune",
+        tags=("diffusers:DiffRetouchPipeline",),
+        introduction=_MODEL,
+        usage=_use_model,
+        facts=_architecture(folder, index, shape),
+        reach="It changes colour and tone, in "
+        f"{shape.cells} x {shape.cells} regions by {shape.depth} levels of brightness",
+        made=made,
+        origin=origin,
+        base=origin.get("base_model"),
+    )
+
+
+def _adapter(folder: Path) -> _Subject:
+    tensors, metadata = DiffRetouchLoraLoaderMixin.lora_state_dict(folder)
+    lora, recorded = metadata["lora"], metadata["base"] or {}
+    layers = {name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name}
+    whole = sorted({part.strip(".") for part in WHOLE_PARTS if any(name.startswith(part) for name in tensors)})
+    base_name = recorded.get("model", "a DiffRetouch model")
+    named = "the model that comes with the `diffretouch` package" if base_name == _BUNDLED else base_name
+    facts = {
+        "Base": named,
+        "LoRA": f"rank {lora['r']}, alpha {lora['lora_alpha']:g}, on {len(layers)} layers of the UNet",
+        "Trained whole": ", ".join(whole) or "nothing",
+        "Size": _amount(sum(tensor.numel() for tensor in tensors.values())),
+    }
+    return _Subject(
+        relation="adapter",
+        tags=("lora", "peft"),
+        introduction=_ADAPTER,
+        usage=lambda repo_id, base: _use_adapter(repo_id, base or base_name),
+        facts=facts,
+        reach="As its base, it changes colour and tone by region and brightness",
+        made=lambda base: f"An adapter of {_link(base) if base else named}.",
+        origin=dict(recorded.get("provenance") or {}),
+        base=hub_id(recorded.get("model")),
+    )
+
+
+def _link(base: str) -> str:
+    return f"[{base}](https://huggingface.co/{base})"
 
 
 def _licence_of(origin: Mapping[str, str], base: str | None) -> dict[str, str | None]:
@@ -194,13 +267,19 @@ def _eval_results(evaluation: Mapping[str, Any], datasets: Sequence[str]) -> lis
     return results
 
 
-def _introduction(evaluation: Mapping[str, Any] | None) -> str:
-    text = (
-        f"A diffusion model that retouches photos the way an expert would, after [DiffRetouch]({_PAPER}). It sees a "
-        "small view of the photo and predicts an *affine bilateral grid*, which is applied to the photo at its own "
-        "resolution: texture stays, the cost of the model is the same for any size. Four sliders ask for a style; "
-        "another seed is another expert's taste."
-    )
+_MODEL = (
+    f"A diffusion model that retouches photos the way an expert would, after [DiffRetouch]({_PAPER}). It sees a small "
+    "view of the photo and predicts an *affine bilateral grid*, which is applied to the photo at its own resolution: "
+    "texture stays, the cost of the model is the same for any size. Four sliders ask for a style; another seed is "
+    "another expert's taste."
+)
+_ADAPTER = (
+    f"A retouching style as an adapter (LoRA) of a [DiffRetouch]({_PAPER}) model, learned from photos before and "
+    "after. It changes what the model does with a photo; sliders, seeds and full resolution stay."
+)
+
+
+def _introduction(text: str, evaluation: Mapping[str, Any] | None) -> str:
     if evaluation:
         plain, oracle = (evaluation["quality"][method]["delta_e_ratio"] for method in ("c = 0", "oracle c"))
         text += (
@@ -214,10 +293,16 @@ def _picture(caption: str, path: str) -> str:
     return f"![{caption}]({path})\n\n*{caption}*"
 
 
-def _usage(repo_id: str) -> str:
-    return f"""## Use
+_SLIDER_TABLE = """| slider, in [-1.5, 1.5] | -1 | +1 |
+|---|---|---|
+| `colorfulness` | muted | vivid |
+| `brightness` | dark | bright |
+| `contrast` | soft | crisp |
+| `temperature` | cool | warm |"""
 
-```python
+
+def _use_model(repo_id: str, base: str | None) -> str:
+    return f"""```python
 from diffretouch import DiffRetouchPipeline, open_photo, save_photo
 
 pipe = DiffRetouchPipeline.from_pretrained("{repo_id}")
@@ -236,26 +321,40 @@ pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True)
 pipe(load_image("photo.jpg"), brightness=0.3).images[0].save("retouched.jpg")
 ```
 
-| slider, in [-1.5, 1.5] | -1 | +1 |
-|---|---|---|
-| `colorfulness` | muted | vivid |
-| `brightness` | dark | bright |
-| `contrast` | soft | crisp |
-| `temperature` | cool | warm |"""
+{_SLIDER_TABLE}"""
 
 
-def _architecture(folder: Path, index: Mapping[str, Any], shape: _Shape) -> str:
+def _use_adapter(repo_id: str, base: str) -> str:
+    imported, model = ("BUNDLED_MODEL, ", "BUNDLED_MODEL") if base == _BUNDLED else ("", f'"{base}"')
+    return f"""```python
+from diffretouch import {imported}DiffRetouchPipeline, open_photo, save_photo
+
+pipe = DiffRetouchPipeline.from_pretrained({model})
+pipe.load_lora_weights("{repo_id}", adapter_name="style")
+photo = open_photo("photo.jpg")
+grid = pipe(photo.pixels, output_type="grid").grids[0]
+save_photo(photo.with_pixels(grid.apply(photo.pixels)), "retouched.jpg")
+```
+
+`pipe.set_adapters("style", 0.7)` weakens it, `pipe.set_adapters(["style", "other"], [0.5, 0.5])` mixes two,
+`pipe.fuse_lora()` puts it into the weights and `pipe.unload_lora_weights()` takes it away again. Where diffusers alone
+is installed, load the base with `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`.
+
+{_SLIDER_TABLE}"""
+
+
+def _architecture(folder: Path, index: Mapping[str, Any], shape: _Shape) -> dict[str, str]:
     steps, last = index["default_num_inference_steps"], index["min_timestep"]
     view, resize = index["conditioning_size"], index["conditioning_resize"]
-    rows = {
+    facts = {
         "UNet": f"{_count(folder / 'unet')}, channels {shape.channels}, on {shape.latent} x {shape.latent} latents",
         "Grid head": f"{_count(folder / 'grid_head')}, grid of 12 x {shape.depth} x {shape.cells} x {shape.cells}",
         "Sampler": f"{index['scheduler'][1]}, {steps} steps from noise down to t = {last}",
         "View of the photo": f"{view} x {view}, then {resize} to latent size",
     }
     if isinstance(index.get("vae"), list) and (folder / "vae").is_dir():
-        rows["Latent codec"] = f"{index['vae'][1]}, {_count(folder / 'vae')}; for training only"
-    return "## Model\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {fact} |" for name, fact in rows.items())
+        facts["Latent codec"] = f"{index['vae'][1]}, {_count(folder / 'vae')}; for training only"
+    return facts
 
 
 @dataclass(frozen=True)
@@ -287,7 +386,10 @@ def _count(component: Path) -> str:
                 for side in file.get_slice(name).get_shape():
                     size *= side
                 sizes[name] = size
-    total = sum(sizes.values())
+    return _amount(sum(sizes.values()))
+
+
+def _amount(total: int) -> str:
     return f"{total / 1e6:.1f} M parameters" if total >= 1e5 else f"{total:,} parameters"
 
 
@@ -326,11 +428,10 @@ def _portable(training: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _limits(shape: _Shape, evaluation: Mapping[str, Any] | None, limits: Sequence[str]) -> str:
+def _limits(reach: str, evaluation: Mapping[str, Any] | None, limits: Sequence[str]) -> str:
     lines = [
-        f"It changes colour and tone, in {shape.cells} x {shape.cells} regions by {shape.depth} levels of brightness: "
-        "it removes no blemishes, adds no detail and cannot treat something small unlike its surroundings of equal "
-        "brightness.",
+        f"{reach}: it removes no blemishes, adds no detail and cannot treat something small unlike its surroundings "
+        "of equal brightness.",
         "Blown highlights and crushed shadows stay lost.",
         "The sliders were trained on [-1, 1]; up to 1.5 they extrapolate.",
         *(_measured_limits(evaluation) if evaluation else ["Its quality was not measured, or not recorded here."]),
@@ -360,22 +461,21 @@ def _measured_limits(evaluation: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _licence_text(licence: Mapping[str, str], origin: Mapping[str, str], base: str | None) -> str:
-    if origin:
-        made = f"Made from {origin.get('source') or 'other weights'}"
-    else:
-        made = "Fine-tuned" if base else "Trained from scratch"
-    text = made + (f", [{base}](https://huggingface.co/{base})." if base else ".")
+def _licence_text(licence: Mapping[str, str], subject: _Subject, base: str | None) -> str:
     name = licence.get("license_name") or licence["license"]
     link = licence.get("license_link")
-    return (
-        f"## Licence and origin\n\n{text} Weights: {f'[{name}]({link})' if link else name}. Code files: Apache-2.0, "
-        "an independent implementation of the paper, not the authors' code."
-        + (f"\n\n**{origin['notice']}**" if origin.get("notice") else "")
+    notice = subject.origin.get("notice")
+    return f"## Licence and origin\n\nWeights: {f'[{name}]({link})' if link else name}. {subject.made(base)}" + (
+        f"\n\n**{notice}**" if notice else ""
     )
 
 
 # ---- what the card is made from -------------------------------------------------------------------------------------
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` holds an adapter, and not a model."""
+    return (folder / ADAPTER_FILE).is_file() and not (folder / INDEX).is_file()
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Model folders that load anywhere, and the way to the Hub.
+"""Folders of models and adapters that load anywhere, and the way to the Hub.
 
     export(pipe, "my-model")                     # self-contained: weights, code, card
     write_model_card("my-model", evaluation="quality.json", config="config.yaml", log="log.jsonl")
@@ -32,8 +32,9 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from .card import INDEX, UNNAMED, hub_id, model_card, read_index, write_model_card
+from .card import INDEX, UNNAMED, hub_id, is_adapter, model_card, read_index, write_model_card
 from .files import folder_atomically
+from .lora_diffretouch import ADAPTER_FILE, DiffRetouchLoraLoaderMixin
 
 __all__ = ["HubError", "export", "model_card", "push", "write_model_card"]
 
@@ -57,18 +58,20 @@ def export(
 ) -> Path:
     """Write a self-contained model folder: weights, the code files of the installed package, a model card.
 
-    It loads with this package without remote code, and with diffusers alone with `trust_remote_code=True`.
+    It loads with this package without remote code, and with diffusers alone with `trust_remote_code=True`. An
+    adapter's folder has weights and a card.
 
     Args:
-        model: a `DiffRetouchPipeline`, or the folder or Hub id of one. A folder's files are copied as they are (every
-            dtype and variant), its card too if it has one; only the code is replaced by the installed package's.
+        model: a `DiffRetouchPipeline`, or the folder or Hub id of one or of an adapter. A folder's files are copied as
+            they are (every dtype and variant), its card too if it has one; only the code is replaced by the installed
+            package's.
         folder: where to; it must not exist, or be empty. It appears whole or not at all.
         repo_id: the name that the card's example loads.
         safe_serialization, variant: as in `save_pretrained`; for a pipeline only.
 
     Raises:
         FileExistsError: if `folder` holds something.
-        ValueError: if `model` is no DiffRetouch model.
+        ValueError: if `model` is no DiffRetouch model and no adapter, or a pipeline with adapters loaded.
         HubError: if it is a Hub id that cannot be fetched.
     """
     target = Path(folder)
@@ -79,7 +82,7 @@ def export(
             model.save_pretrained(partial, safe_serialization=safe_serialization, variant=variant)
             write_model_card(partial, repo_id=repo_id, **_inherited(model))
         else:
-            _copy_model(_local_folder(model), partial)
+            _copy_files(_local_folder(model), partial)
             if not (partial / "README.md").exists():
                 write_model_card(partial, repo_id=repo_id)
         _forget_paths(partial)
@@ -93,10 +96,16 @@ def _local_folder(model: str | Path) -> Path:
         return Path(snapshot_download(str(model)))
 
 
-def _copy_model(source: Path, target: Path) -> None:
+def _copy_files(source: Path, target: Path) -> None:
+    leave = shutil.ignore_patterns(*_LEFT_BEHIND)
+    if is_adapter(source):
+        DiffRetouchLoraLoaderMixin.lora_state_dict(source)
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=leave)
+        return
     index = read_index(source)
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_LEFT_BEHIND))
-    for path in target.rglob("*.py"):
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=leave)
+    # The first models came without the adapters' code, which the pipeline's needs now.
+    for path in {*target.rglob("*.py"), target / "lora_diffretouch.py"}:
         installed = Path(__file__).with_name(path.name)
         if installed.is_file():
             shutil.copyfile(installed, path)
@@ -143,15 +152,16 @@ def push(
     variant: str | None = None,
     subfolder: str | None = None,
 ) -> CommitInfo:
-    """Push a model, a data set folder or a Space folder to the Hub, as one commit; makes the repository if needed.
+    """Push a model, adapter, data set or Space to the Hub, as one commit; makes the repository if needed.
 
     A push that was interrupted is resumed by calling again: files that arrived whole are not sent twice, and nothing
     shows on the Hub before everything is there.
 
     Args:
-        source: a `DiffRetouchPipeline`, or a folder: a self-contained model, a data set in the project's schema, or a
-            Space (its README.md names an `sdk`). A folder's README.md is its card and replaces the one on the Hub; a
-            pipeline's card is made here, unless the repository has one already.
+        source: a `DiffRetouchPipeline`, or a folder: a self-contained model, an adapter, a data set in the project's
+            schema, or a Space (its README.md names an `sdk`). A folder's README.md is its card and replaces the one on
+            the Hub; one that a pipeline, model or adapter lacks is made here, a pipeline's only for a repository
+            without one.
         repo_id: "owner/name", or "name" in the token's own namespace.
         private: makes a new repository private; None leaves it to the owner's default.
         token: with write access; None takes the one of `hf auth login` or HF_TOKEN.
@@ -164,10 +174,13 @@ def push(
         What `huggingface_hub` returns of the commit; as a str it is the commit's URL.
 
     Raises:
-        ValueError: if `repo_id` is not a name the Hub allows, or the folder is none of the three.
+        ValueError: if `repo_id` is not a name the Hub allows, the folder is none of the four, an adapter is damaged,
+            or a pipeline has adapters loaded.
         HubError: if there is no token, the token may not write there, or the connection breaks.
     """
     _check_repo_id(repo_id)
+    if isinstance(source, DiffusionPipeline):
+        source._check_unloaded()  # before a repository is made for nothing
     kind, details = ("model", {}) if isinstance(source, DiffusionPipeline) else _kind_of(Path(source), private)
     if token is None and get_token() is None:
         raise HubError("Pushing needs a token with write access: run `hf auth login`, set HF_TOKEN or pass `token`.")
@@ -183,7 +196,8 @@ def push(
             export(source, folder, repo_id=repo_id, safe_serialization=safe_serialization, variant=variant)
             message = f"Upload {type(source).__name__}"
         else:
-            folder, message = Path(source), f"Upload {kind}"
+            folder = Path(source)
+            message = "Upload adapter" if is_adapter(folder) else f"Upload {kind}"
         files = _files_to_push(folder, kind, repo_id)
         if subfolder is not None or (has_card and isinstance(source, DiffusionPipeline)):
             del files["README.md"]
@@ -210,6 +224,9 @@ def _kind_of(folder: Path, private: bool | None) -> tuple[str, dict[str, Any]]:
     if (folder / INDEX).is_file():
         read_index(folder)
         return "model", {}
+    if is_adapter(folder):
+        DiffRetouchLoraLoaderMixin.lora_state_dict(folder)
+        return "model", {}
     card = RepoCard.load(folder / "README.md").data if (folder / "README.md").is_file() else {}
     if any(folder.glob("data/*.parquet")):
         if card.get("redistributable") is False and not private:
@@ -221,8 +238,8 @@ def _kind_of(folder: Path, private: bool | None) -> tuple[str, dict[str, Any]]:
     if card.get("sdk"):
         return "space", {"space_sdk": card.get("sdk")}
     raise ValueError(
-        f"`folder` has to hold {INDEX} (a model), data/*.parquet (a data set) or a README.md with an `sdk` (a Space), "
-        f"got {folder}."
+        f"`folder` has to hold {INDEX} (a model), {ADAPTER_FILE} (an adapter), data/*.parquet (a data set) or a "
+        f"README.md with an `sdk` (a Space), got {folder}."
     )
 
 
