@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -17,7 +18,7 @@ import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
-from scenes import scene
+from scenes import scene, write_data_set
 
 from diffretouch import open_photo
 from diffretouch.cli import main
@@ -578,3 +579,30 @@ def test_ctrl_c_stops_a_batch_with_one_line_and_whole_files(retouch, tmp_path: P
     written = list((tmp_path / "out").iterdir())
     assert 1 <= len(written) < 20
     assert all(pixels(path).shape == (48, 72, 3) for path in written)
+
+
+# ---- evaluate, report ----------------------------------------------------------------------------------------------
+
+
+def test_evaluate_writes_figures_and_a_report_and_prints_the_table(tiny_pipeline, tmp_path, capsys):
+    model = tmp_path / "model"
+    tiny_pipeline().save_pretrained(model)
+    data = write_data_set(tmp_path / "data", {"test": 1})
+    out = tmp_path / "evaluation"
+    assert main(["evaluate", str(data), "--model", str(model), "-o", str(out)]) == 0
+    figures = json.loads((out / "quality.json").read_text())
+    assert figures["settings"]["split"] == "test" and figures["quality"]["oracle c"]["delta_e"] > 0
+    assert "oracle c" in capsys.readouterr().out
+    assert "<html" in (out / "report.html").read_text()
+
+
+def test_evaluate_names_a_missing_data_set_in_one_line(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path / "nowhere"), "-o", str(tmp_path / "evaluation")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("diffretouch: ") and "nowhere" in error
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_report_of_a_folder_without_a_run_is_refused_in_one_line(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import math
+import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,26 +17,22 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from skimage.color import lab2rgb
 
 from diffretouch.attributes import ATTRIBUTES, srgb_to_linear
+from diffretouch.baselines import BASELINES, auto_contrast, clahe, global_lut, grey_world
 from diffretouch.evaluation import (
-    BASELINES,
     NUM_VARIANTS,
     POSITIONS,
-    PSNR_CEILING,
-    auto_contrast,
-    clahe,
-    delta_e_2000,
     evaluate,
     format_table,
-    grey_world,
     is_monotone,
-    psnr,
     save_json,
     spearman,
-    ssim,
+    text_pictures,
 )
+from diffretouch.metrics import PSNR_CEILING, delta_e_2000, psnr, ssim, texture_agreement
 from diffretouch.modeling_affine_grid import AffineGrid, AffineGridHead, GuideCurve
 from diffretouch.pipeline_diffretouch import DiffRetouchPipeline
 
@@ -360,6 +359,77 @@ def test_the_tables_show_every_method_slider_and_number(known_result):
         assert len({line.count("|") for line in lines}) <= 1  # a ragged table does not render
 
 
+# ---- texture, harm, baselines, missing metrics ----------------------------------------------------------------------
+
+
+def test_texture_forgives_tone_and_sees_blur_and_shift():
+    picture = scenery(0)
+    assert texture_agreement(picture, picture) == pytest.approx(1)
+    assert texture_agreement(0.2 + 0.5 * picture, picture) == pytest.approx(1)
+    blurred = np.stack([gaussian_filter(picture[..., channel], 3) for channel in range(3)], axis=-1)
+    assert texture_agreement(blurred, picture) < 0.8
+    assert abs(texture_agreement(np.roll(picture, 8, axis=(0, 1)), picture)) < 0.5
+    assert texture_agreement(1 - picture, picture) == pytest.approx(-1)
+    flat = plain(0.5, 0.5, 0.5)
+    assert texture_agreement(flat, flat) == 1 and texture_agreement(flat, scenery(0)[:16, :16]) == 0
+
+
+def test_a_grid_keeps_the_texture_of_photos_and_of_writing(calm_result):
+    texture = calm_result["texture"]
+    assert texture["c = 0"] == {"mean": pytest.approx(1), "least": pytest.approx(1)}
+    assert set(texture["text"]) == set(text_pictures())
+    assert all(methods == {"c = 0": pytest.approx(1)} for methods in texture["text"].values())  # it has no VAE
+
+
+def test_text_pictures_hold_writing_and_are_the_same_every_time():
+    first, again = text_pictures(), text_pictures()
+    for name, picture in first.items():
+        np.testing.assert_array_equal(picture, again[name])
+        assert picture.shape == (256, 384, 3) and picture.std() > 0.02
+
+
+def test_variants_that_do_harm_are_counted(calm_result):
+    assert calm_result["coverage"]["worse"] == 0  # the identity is no farther than the input
+    noisy = evaluate(KnownRetouch(noise=1.0), make_rows(1), seed=0)
+    (record,) = noisy["photos"]
+    before = {expert: values["delta_e"] for expert, values in record["quality"]["no change"].items()}
+    harm = 0
+    for number in range(NUM_VARIANTS):
+        expert = min(record["variants"], key=lambda name: record["variants"][name][number])
+        harm += record["variants"][expert][number] > 1.05 * before[expert]
+    assert noisy["coverage"]["worse"] == pytest.approx(harm / NUM_VARIANTS) and harm > 0
+
+
+def test_the_global_lut_learns_what_one_table_can():
+    """One expert with one transform for every photo is what a table is made for."""
+    rows = make_rows(3, {"A": [0.3, 0.3, 0.0, 0.2]})
+    retouch = global_lut(rows[:2], 2)
+    unseen, target = scenery(2), np.asarray(rows[2]["target"], np.float32) / 255
+    assert delta_e_2000(retouch(unseen), target) < 0.25 * delta_e_2000(unseen, target)
+    result = evaluate(KnownRetouch(), rows[2:], seed=0, baselines={"global LUT": retouch})
+    assert result["quality"]["global LUT"]["delta_e"] == pytest.approx(delta_e_2000(retouch(unseen), target))
+    assert "| global LUT |" in format_table(result)
+
+
+def test_metrics_that_are_not_at_hand_are_named_with_the_reason(monkeypatch):
+    for name in ("lpips", "brisque"):
+        monkeypatch.setitem(sys.modules, name, None)
+    result = evaluate(KnownRetouch(), make_rows(1), seed=0)
+    assert list(result["missing"]) == ["NIQE", "LPIPS", "BRISQUE"]
+    assert "lpips" in result["missing"]["LPIPS"] and "brisque" in result["missing"]["BRISQUE"]
+    assert list(result["quality"]["c = 0"]["experts"]["A"]) == ["psnr", "ssim", "delta_e"]
+    for name, reason in result["missing"].items():
+        assert f"{name} was not measured: {reason}." in format_table(result)
+
+
+def test_results_of_before_texture_was_measured_still_print(known_result):
+    old = {
+        name: value for name, value in known_result.items() if name not in ("texture", "natural", "speed", "missing")
+    }
+    old["coverage"] = {name: value for name, value in known_result["coverage"].items() if name != "worse"}
+    assert "| oracle c |" in format_table(old)
+
+
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -462,9 +532,6 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
     assert sorted(tmp_path.iterdir()) == [blocked, path]
 
 
-# ---- a real pipeline, and the command lines -------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def tiny_pipe() -> DiffRetouchPipeline:
     """The real classes, untrained and tiny; the head's weights are enlarged so that noise and sliders show."""
@@ -488,6 +555,62 @@ def tiny_pipe() -> DiffRetouchPipeline:
     pipe = DiffRetouchPipeline(unet, scheduler, head, default_num_inference_steps=2)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+# ---- an evaluation in a folder --------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(tiny_pipe, tmp_path):
+    rows = make_rows(2)
+    expected = evaluate(tiny_pipe, rows, seed=0)["photos"]
+
+    def kill(done: int, total: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        evaluate(tiny_pipe, rows, seed=0, folder=tmp_path, progress=kill)
+    with open(tmp_path / "records.jsonl", "a") as log:
+        log.write('{"key": "half a li')
+    before = (tmp_path / "records.jsonl").read_text().splitlines()[:1]
+    assert evaluate(tiny_pipe, rows, seed=0, folder=tmp_path)["photos"] == expected
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert lines[:1] == before and len(lines) == 2  # only the second photo was measured again
+    assert len(list((tmp_path / "pictures").iterdir())) == 3  # and the writing
+
+
+@pytest.fixture(scope="module")
+def kept(tiny_pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept")
+    evaluate(tiny_pipe, make_rows(1), seed=0, folder=folder)
+    return folder
+
+
+@pytest.mark.parametrize("change", ["seed", "steps", "weights", "scheduler", "picture", "condition"])
+def test_records_of_another_model_setting_or_photo_are_not_taken_over(tiny_pipe, kept, tmp_path, change):
+    rows, pipe, options = make_rows(1), copy.deepcopy(tiny_pipe), {"seed": 0}
+    folder = shutil.copytree(kept, tmp_path / "kept")
+    if change == "seed":
+        options["seed"] = 1
+    elif change == "steps":
+        options["num_inference_steps"] = 1
+    elif change == "weights":
+        with torch.no_grad():
+            pipe.grid_head.out.bias[0] += 1e-3
+    elif change == "scheduler":
+        pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, beta_end=0.02)
+    elif change == "picture":
+        rows[0]["target"] = rows[1]["target"]
+    else:
+        rows[0]["condition"] = [0.0, 0.0, 0.0, 0.5]
+    evaluate(pipe, rows, folder=folder, **options)
+    assert len((folder / "records.jsonl").read_text().splitlines()) == 2
+
+
+# ---- a real pipeline, and the command lines -------------------------------------------------------------------------
 
 
 def test_a_real_pipeline_is_measured_repeatably_whatever_the_batch(tiny_pipe):
@@ -517,36 +640,6 @@ def benchmark(name: str) -> ModuleType:
 
 def run_benchmark(name: str, *arguments: object) -> int:
     return benchmark(name).main([str(argument) for argument in arguments])
-
-
-def test_quality_benchmark_evaluates_a_stored_split(tiny_pipe, tmp_path, capsys):
-    tiny_pipe.save_pretrained(tmp_path / "model")
-    (tmp_path / "data").mkdir()
-    features = datasets.Features(
-        {
-            "photo_id": datasets.Value("string"),
-            "expert": datasets.Value("string"),
-            "input": datasets.Image(),
-            "target": datasets.Image(),
-            "condition": datasets.List(datasets.Value("float32"), length=4),
-        }
-    )
-    stored = datasets.Dataset.from_list(make_rows(1), features=features)
-    stored.to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
-    output = tmp_path / "quality.json"
-    capsys.readouterr()
-    assert run_benchmark("quality", "--model", tmp_path / "model", "--dataset", tmp_path, "-o", output) == 0
-    result = json.loads(output.read_text())
-    expected = evaluate(tiny_pipe, make_rows(1), seed=0)
-    assert result["quality"]["c = 0"]["delta_e"] == pytest.approx(expected["quality"]["c = 0"]["delta_e"], rel=1e-3)
-    assert result["settings"]["split"] == "test"
-    assert capsys.readouterr().out.strip() == format_table(result)
-
-
-def test_quality_benchmark_names_a_missing_split_in_one_line(tmp_path, capsys):
-    assert run_benchmark("quality", "--dataset", tmp_path, "--split", "exam", "-o", tmp_path / "quality.json") == 2
-    line = f"quality.py: `--dataset` has to be a folder with data/exam-*.parquet, got {tmp_path}.\n"
-    assert capsys.readouterr().err == line
 
 
 def test_retouch_benchmark_times_every_stage_and_leaves_the_photo_alone(tiny_pipe, tmp_path, capsys):

@@ -62,6 +62,8 @@ def _parser() -> _Parser:
     _add_export(commands)
     _add_push(commands)
     _add_dataset(commands)
+    _add_evaluate(commands)
+    _add_report(commands)
     return parser
 
 
@@ -191,6 +193,32 @@ def _add_dataset(commands: Any) -> None:
     from .data.commands import add_dataset
 
     add_dataset(commands)
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser("evaluate", help="quality, control and diversity of a model, beside baselines")
+    evaluate.set_defaults(run=_run_evaluate)
+    evaluate.add_argument("dataset", metavar="DATASET", help="folder or Hub id of a data set")
+    evaluate.add_argument("--model", default="bundled", help="folder or Hub id (default: the bundled model)")
+    evaluate.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="for the figures and report.html; resumes there",
+    )
+    evaluate.add_argument("--split", default="test", help="(default: %(default)s)")
+    evaluate.add_argument("--num_photos", type=_count("num_photos", 1, 10**9), metavar="N", help="(default: all)")
+    evaluate.add_argument("--steps", type=_count("steps", 1, 1000), help="sampling steps (default: the model's own)")
+    evaluate.add_argument("--seed", type=_count("seed", 0, 2**32 - 1), default=0, help="(default: %(default)s)")
+    evaluate.add_argument("--device", default="cpu", help="(default: %(default)s)")
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser("report", help="write report.html of a training run, finished or not")
+    report.set_defaults(run=_run_report)
+    report.add_argument("folder", type=Path, metavar="RUN", help="the run's output_dir")
 
 
 def _number(name: str, low: float, high: float) -> Callable[[str], float]:
@@ -432,3 +460,45 @@ def _run_push(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def _run_evaluate(options: argparse.Namespace) -> int:
+    try:
+        from .evaluation import format_table
+        from .evaluation_report import evaluate_to_folder
+    except ImportError as error:
+        raise UsageError(f"evaluating needs the package {error.name}: pip install 'diffretouch[train]'") from error
+    from tqdm.auto import tqdm
+
+    with tqdm(unit="photo") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        try:
+            result = evaluate_to_folder(
+                options.model,
+                options.dataset,
+                options.output,
+                split=options.split,
+                seed=options.seed,
+                num_inference_steps=options.steps,
+                num_photos=options.num_photos,
+                device=options.device,
+                progress=show,
+            )
+        except (OSError, TypeError, ValueError) as error:
+            raise UsageError(" ".join(str(error).split())) from error
+    print(format_table(result))
+    return 0
+
+
+def _run_report(options: argparse.Namespace) -> int:
+    from .training.validation import write_training_report
+
+    try:
+        print(write_training_report(options.folder))
+    except (OSError, ValueError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    return 0

@@ -57,6 +57,7 @@ _PIPELINE_DEFAULTS = (
     "conditioning_resize",
     "attributes",
     "provenance",
+    "fast_timesteps",
 )
 # What a model card says of weights in a file that this library did not write.
 _PUBLISHED = {

@@ -15,9 +15,11 @@ these records, so further summaries need no second run. Three settings are told 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
-import warnings
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,15 +28,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import spearmanr
-from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
-from skimage.exposure import equalize_adapthist
-from skimage.metrics import structural_similarity
 
-from .attributes import ATTRIBUTES, attribute_scores, attribute_view, srgb_to_linear
-from .data.synthetic import to_srgb
+from .attributes import ATTRIBUTES, attribute_scores, attribute_view
+from .baselines import BASELINES, Baseline
 from .files import write_atomically
+from .metrics import METRICS, SSIM_WINDOW, Compare, Judge, delta_e_2000, find_optional, texture_agreement
+from .modeling_affine_grid import AffineGrid
+from .report import Sheet, save_sheet
 
 COLUMNS = ("photo_id", "expert", "input", "target", "condition")
 
@@ -50,119 +52,17 @@ DEAD_SLIDER = 0.01
 NUM_VARIANTS = 8  # seeds of the coverage measure
 NUM_DIVERSITY_SEEDS = 4  # the first of these variants, compared with each other
 
-# 8-bit pictures that differ anywhere stay below about this; a finite value for equal pictures keeps means finite.
-PSNR_CEILING = 100.0
-
-SSIM_WINDOW = 11  # side of the 1.5-sigma Gaussian window of Wang et al. (2004), the smallest picture SSIM can judge
+WORSE = 0.05  # a variant that is farther from its nearest expert than the input by more than this share is a failure
 
 BOOTSTRAP_SAMPLES = 2000
+SPEED_REPEATS = 3
+SPEED_SIDE = 600  # pixels of the picture that a grid is applied to for the time of it
 
+NUM_SHOWN = 12  # photos whose pictures are kept for the report, evenly spaced over those that are measured
+SHOWN_SIDE = 384  # pixels of their long side
+TEXT = "text"  # names the sheet of the text pictures
 
-# ---- metrics --------------------------------------------------------------------------------------------------------
-
-
-def psnr(picture: np.ndarray, target: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two sRGB pictures (H, W, 3) in [0, 1]; `PSNR_CEILING` when equal.
-
-    Raises:
-        ValueError: if a picture is not (H, W, 3) or the two differ in shape.
-    """
-    _check_pair(picture, target)
-    error = float(np.mean(np.square(picture.astype(np.float64) - target)))
-    if error <= 10 ** (-PSNR_CEILING / 10):
-        return PSNR_CEILING
-    return -10 * float(np.log10(error))
-
-
-def ssim(picture: np.ndarray, target: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004, Gaussian window) of sRGB pictures (H, W, 3) in [0, 1], mean of R, G, B.
-
-    Raises:
-        ValueError: if a picture is not (H, W, 3), the two differ in shape, or a side is shorter than `SSIM_WINDOW`.
-    """
-    _check_pair(picture, target)
-    if min(picture.shape[:2]) < SSIM_WINDOW:
-        raise ValueError(f"`picture` has to be at least {SSIM_WINDOW} x {SSIM_WINDOW} for SSIM, got {picture.shape}.")
-    similarity = structural_similarity(
-        picture, target, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-    )
-    return float(similarity)
-
-
-def delta_e_2000(picture: np.ndarray, target: np.ndarray) -> float:
-    """Mean CIEDE2000 colour difference over two sRGB pictures (H, W, 3) in [0, 1]; about 1 is just noticeable.
-
-    CIE 142-2001 with unit weights, CIELAB under D65.
-
-    Raises:
-        ValueError: if a picture is not (H, W, 3) or the two differ in shape.
-    """
-    _check_pair(picture, target)
-    return float(np.mean(deltaE_ciede2000(rgb2lab(picture), rgb2lab(target)), dtype=np.float64))
-
-
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"psnr": psnr, "ssim": ssim, "delta_e": delta_e_2000}
-
-
-def _check_pair(picture: np.ndarray, target: np.ndarray) -> None:
-    if picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(f"`picture` has to be of shape (H, W, 3), got {picture.shape}.")
-    if picture.shape != target.shape:
-        raise ValueError(f"`target` has to be of the shape of `picture` {picture.shape}, got {target.shape}.")
-
-
-# ---- baselines: sRGB picture (H, W, 3) in [0, 1] -> the same -------------------------------------------------------
-
-
-def no_change(picture: np.ndarray) -> np.ndarray:
-    """The untouched picture (H, W, 3) in [0, 1]: what every other number is held against."""
-    return picture
-
-
-def auto_contrast(picture: np.ndarray) -> np.ndarray:
-    """Stretch every channel of (H, W, 3) in [0, 1] so that its 0.5% and 99.5% percentiles become 0 and 1.
-
-    The usual "auto levels": it sets exposure and contrast, and balances colour as a side effect. A flat channel stays.
-    """
-    low, high = np.percentile(picture, (0.5, 99.5), axis=(0, 1))
-    flat = high <= low
-    stretched = (picture - np.where(flat, 0, low)) / np.where(flat, 1, high - low)
-    return np.clip(stretched, 0, 1).astype(picture.dtype)
-
-
-def grey_world(picture: np.ndarray) -> np.ndarray:
-    """White balance of (H, W, 3) in [0, 1]: gains in linear light that make the mean colour grey of its luminance.
-
-    Buchsbaum (1980). A black picture stays black.
-    """
-    linear = srgb_to_linear(torch.from_numpy(picture)).numpy()
-    means = linear.mean((0, 1))
-    luminance = means @ np.asarray([0.2126, 0.7152, 0.0722], means.dtype)
-    gains = np.divide(luminance, means, out=np.ones_like(means), where=means > 0)
-    return to_srgb(np.clip(linear * gains, 0, 1))
-
-
-def clahe(picture: np.ndarray) -> np.ndarray:
-    """Contrast-limited adaptive histogram equalisation of CIELAB lightness; (H, W, 3) in [0, 1] -> the same.
-
-    Zuiderveld (1994) with scikit-image's defaults (tiles of 1/8 of the sides, clip limit 0.01). A flat picture stays.
-    """
-    lab = rgb2lab(picture)
-    lightness = lab[..., 0]
-    if np.ptp(lightness) == 0:
-        return picture
-    lab[..., 0] = 100 * equalize_adapthist(lightness / 100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # colours outside sRGB are expected here, and clipped
-        return np.clip(lab2rgb(lab), 0, 1).astype(picture.dtype)
-
-
-BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "no change": no_change,
-    "auto-contrast": auto_contrast,
-    "grey-world": grey_world,
-    "CLAHE": clahe,
-}
+_RECORD_VERSION = 1  # of what a photo's record holds and how it is measured; older records are measured again
 
 
 # ---- rows of the data set -> photos --------------------------------------------------------------------------------
@@ -241,56 +141,103 @@ def _pixels(image: Any, name: str) -> np.ndarray:
 _Retouch = Callable[[np.ndarray, list[list[float]], list[int]], Iterator[np.ndarray]]
 
 
-def _measure_photo(retouch: _Retouch, photo: _Photo, seed: int) -> dict[str, Any]:
-    """All measurements of one photo as plain numbers. Draws its noise from `seed` and the photo's name alone."""
-    seeds = _variant_seeds(seed, photo.photo_id)
+@dataclass(frozen=True)
+class _Instruments:
+    """All that a photo is measured with; `decode` is the ablation: (picture, seed) -> the VAE's own picture."""
+
+    retouch: _Retouch
+    decode: Callable[[np.ndarray, int], np.ndarray] | None
+    baselines: Mapping[str, Baseline]
+    compare: Mapping[str, Compare]
+    judge: Mapping[str, Judge]
+    seed: int
+
+
+def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All measurements of one photo as plain numbers, and the pictures worth showing.
+
+    Draws its noise from the seed and the photo's name alone.
+    """
+    seeds = variant_seeds(tools.seed, photo.photo_id)
     neutral = [0.0] * len(ATTRIBUTES)
-    variants = list(retouch(photo.picture, [neutral] * NUM_VARIANTS, seeds))
-    oracle = retouch(photo.picture, list(photo.conditions.values()), [seeds[0]] * len(photo.conditions))
-    made = {name: baseline(photo.picture) for name, baseline in BASELINES.items()} | {"c = 0": variants[0]}
+    variants = list(tools.retouch(photo.picture, [neutral] * NUM_VARIANTS, seeds))
+    oracle = tools.retouch(photo.picture, list(photo.conditions.values()), [seeds[0]] * len(photo.conditions))
+    oracles = dict(zip(photo.targets, oracle, strict=True))
+    made = {name: baseline(photo.picture) for name, baseline in tools.baselines.items()} | {"c = 0": variants[0]}
     quality = {
-        method: {expert: _compare(picture, target) for expert, target in photo.targets.items()}
+        method: {expert: _compare(tools, picture, target) for expert, target in photo.targets.items()}
         for method, picture in made.items()
     }
     quality["oracle c"] = {
-        expert: _compare(picture, target)
-        for picture, (expert, target) in zip(oracle, photo.targets.items(), strict=True)
+        expert: _compare(tools, oracles[expert], target) for expert, target in photo.targets.items()
+    }
+    natural = {
+        method: {name: judge(picture) for name, judge in tools.judge.items()} for method, picture in made.items()
     }
     pairs = [(a, b) for b in range(NUM_DIVERSITY_SEEDS) for a in range(b)]
     height, width = photo.picture.shape[:2]
-    return {
+    control, ends = _control_scores(tools.retouch, photo.picture, seeds[0], at_zero=variants[0])
+    redrawn = {"c = 0": variants[0]}
+    if tools.decode is not None:
+        redrawn["decoded"] = tools.decode(photo.picture, seeds[0])
+    record = {
         "photo_id": photo.photo_id,
         "width": width,
         "height": height,
         "quality": quality,
+        "natural": natural,
         "diversity": float(np.mean([delta_e_2000(variants[a], variants[b]) for a, b in pairs])),
         "variants": {
             expert: [delta_e_2000(variant, target) for variant in variants] for expert, target in photo.targets.items()
         },
-        "control": _control_scores(retouch, photo.picture, seeds[0], at_zero=variants[0]),
+        "control": control,
+        "texture": {name: texture_agreement(picture, photo.picture) for name, picture in redrawn.items()},
         "input_scores": _scores([photo.picture])[0],
         "expert_scores": dict(zip(photo.targets, _scores(photo.targets.values()), strict=True)),
     }
+    pictures = {
+        **made,
+        "input": photo.picture,
+        **{f"target {expert}": target for expert, target in photo.targets.items()},
+        **{f"oracle {expert}": picture for expert, picture in oracles.items()},
+        **{f"seed {number}": picture for number, picture in enumerate(variants[1:NUM_DIVERSITY_SEEDS], 2)},
+        **ends,
+        **redrawn,
+    }
+    return record, pictures
 
 
-def _compare(picture: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    return {name: metric(picture, target) for name, metric in METRICS.items()}
+def _compare(tools: _Instruments, picture: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    return {name: metric(picture, target) for name, metric in tools.compare.items()}
 
 
-def _control_scores(retouch: _Retouch, picture: np.ndarray, seed: int, at_zero: np.ndarray) -> dict[str, list]:
-    """{slider: (positions, attributes) scores} of one photo, one slider moved at a time, the noise held fixed."""
+def _control_scores(
+    retouch: _Retouch, picture: np.ndarray, seed: int, at_zero: np.ndarray
+) -> tuple[dict[str, list], dict[str, np.ndarray]]:
+    """{slider: (positions, attributes) scores} of one photo, one slider moved at a time, the noise held fixed; and the
+    pictures at both ends of each slider."""
     moved = [position for position in POSITIONS if position != 0]
     conditions = [
         [position if name == slider else 0.0 for name in ATTRIBUTES] for slider in ATTRIBUTES for position in moved
     ]
-    scores = _scores(retouch(picture, conditions, [seed] * len(conditions)))
+    ends: dict[str, np.ndarray] = {}
+
+    def remembered() -> Iterator[np.ndarray]:
+        made = retouch(picture, conditions, [seed] * len(conditions))
+        for number, one in enumerate(made):
+            slider, position = ATTRIBUTES[number // len(moved)], moved[number % len(moved)]
+            if abs(position) == 1:
+                ends[f"{slider} {position:+.0f}"] = one
+            yield one
+
+    scores = _scores(remembered())
     zero = _scores([at_zero])
     below = sum(position < 0 for position in POSITIONS)
     curves = {}
     for number, slider in enumerate(ATTRIBUTES):
         own = scores[number * len(moved) : (number + 1) * len(moved)]
         curves[slider] = own[:below] + zero + own[below:]
-    return curves
+    return curves, ends
 
 
 def _scores(pictures: Iterable[np.ndarray]) -> list[list[float]]:
@@ -299,32 +246,113 @@ def _scores(pictures: Iterable[np.ndarray]) -> list[list[float]]:
     return [attribute_scores(view)[0].tolist() for view in views]
 
 
-def _variant_seeds(seed: int, photo_id: str) -> list[int]:
-    """Different noise for every photo and variant, the same whichever other photos are evaluated beside it."""
+def variant_seeds(seed: int, photo_id: str) -> list[int]:
+    """`NUM_VARIANTS` seeds, others for every photo, the same whichever photos are measured beside it."""
     sequence = np.random.SeedSequence([seed, zlib.crc32(photo_id.encode())])
     return [int(number) for number in sequence.generate_state(NUM_VARIANTS)]
+
+
+def predict_grids(
+    pipe: Any,
+    photo: np.ndarray,
+    conditions: list[list[float]],
+    seeds: list[int],
+    *,
+    num_inference_steps: int | None,
+    batch_size: int = 16,
+) -> Iterator[AffineGrid]:
+    """One grid per condition and seed for a photo (H, W, 3) uint8, `batch_size` of them in a call."""
+    for start in range(0, len(conditions), batch_size):
+        batch = conditions[start : start + batch_size]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]]
+        sliders = {name: [condition[number] for condition in batch] for number, name in enumerate(ATTRIBUTES)}
+        output = pipe(
+            [photo] * len(batch),
+            **sliders,
+            num_inference_steps=num_inference_steps,
+            generator=generators,
+            output_type="grid",
+        )
+        yield from output.grids
 
 
 def _make_retouch(pipe: Any, num_inference_steps: int | None, batch_size: int) -> _Retouch:
     """The pipeline as a function that yields its pictures one by one, unrounded."""
 
     def retouch(picture: np.ndarray, conditions: list[list[float]], seeds: list[int]) -> Iterator[np.ndarray]:
-        image = Image.fromarray(np.round(picture * 255).astype(np.uint8))
-        for start in range(0, len(conditions), batch_size):
-            batch = conditions[start : start + batch_size]
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]]
-            sliders = {name: [condition[number] for condition in batch] for number, name in enumerate(ATTRIBUTES)}
-            output = pipe(
-                [image] * len(batch),
-                **sliders,
-                num_inference_steps=num_inference_steps,
-                generator=generators,
-                output_type="grid",
-            )
-            for grid in output.grids:
-                yield grid.apply(picture)
+        photo = np.round(picture * 255).astype(np.uint8)
+        grids = predict_grids(
+            pipe, photo, conditions, seeds, num_inference_steps=num_inference_steps, batch_size=batch_size
+        )
+        yield from (grid.apply(picture) for grid in grids)
 
     return retouch
+
+
+def _make_decode(pipe: Any, num_inference_steps: int | None) -> Callable[[np.ndarray, int], np.ndarray] | None:
+    """The paper's ablation, z_0 decoded instead of a grid applied; None for a pipeline without a VAE."""
+    if getattr(pipe, "vae", None) is None:
+        return None
+
+    def decode(picture: np.ndarray, seed: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed)
+        photo = np.round(picture * 255).astype(np.uint8)
+        made = pipe(
+            photo, num_inference_steps=num_inference_steps, generator=generator, output_type="np", base="decoded"
+        )
+        return made.images[0]
+
+    return decode
+
+
+def text_pictures() -> dict[str, np.ndarray]:
+    """Pictures of writing, (H, W, 3) float32 in [0, 1], the same everywhere: the hardest texture to keep."""
+    styles = {
+        "ink on paper": ((250, 248, 240), (25, 25, 30)),
+        "light on dark": ((20, 24, 40), (235, 235, 220)),
+        "faint on colour": ((120, 150, 170), (165, 175, 150)),
+    }
+    words = "Expert-quality retouching keeps\nevery letter: {}()[] 0123456789\nThe quick brown fox jumps over\n"
+    drawn = {}
+    for name, (ground, ink) in styles.items():
+        canvas = Image.new("RGB", (384, 256), ground)
+        pen = ImageDraw.Draw(canvas)
+        for size, top in ((22, 8), (15, 110), (10, 185)):
+            pen.multiline_text((10, top), words, fill=ink, font=ImageFont.load_default(size))
+        drawn[name] = np.asarray(canvas, dtype=np.float32) / 255
+    return drawn
+
+
+def _measure_text(tools: _Instruments) -> tuple[dict[str, dict[str, float]], Sheet]:
+    """{text picture: {method: texture agreement}} at c = 0, and the pictures."""
+    measured, pictures = {}, {}
+    for name, picture in text_pictures().items():
+        (seed, *_) = variant_seeds(tools.seed, name)
+        made = {"c = 0": next(tools.retouch(picture, [[0.0] * len(ATTRIBUTES)], [seed]))}
+        if tools.decode is not None:
+            made["decoded"] = tools.decode(picture, seed)
+        measured[name] = {method: texture_agreement(one, picture) for method, one in made.items()}
+        pictures[name] = {"input": _small(picture), **{method: _small(one) for method, one in made.items()}}
+    return measured, pictures
+
+
+def _measure_speed(pipe: Any, photo: _Photo, num_inference_steps: int | None) -> dict[str, float]:
+    """Median seconds of one grid and of applying it, per megapixel, on this machine as busy as it is."""
+    view = np.round(photo.picture * 255).astype(np.uint8)
+    repeats = (math.ceil(SPEED_SIDE / view.shape[0]), math.ceil(SPEED_SIDE / view.shape[1]), 1)
+    large = np.tile(view, repeats)[:SPEED_SIDE, :SPEED_SIDE]
+    grid_seconds, apply_seconds = [], []
+    for seed in range(SPEED_REPEATS):
+        started = time.perf_counter()
+        (grid,) = predict_grids(pipe, view, [[0.0] * len(ATTRIBUTES)], [seed], num_inference_steps=num_inference_steps)
+        between = time.perf_counter()
+        grid.apply(large)
+        grid_seconds.append(between - started)
+        apply_seconds.append(time.perf_counter() - between)
+    return {
+        "grid_seconds": float(np.median(grid_seconds)),
+        "apply_seconds_per_megapixel": float(np.median(apply_seconds)) / (SPEED_SIDE**2 / 1e6),
+    }
 
 
 # ---- the evaluation ------------------------------------------------------------------------------------------------
@@ -339,6 +367,8 @@ def evaluate(
     num_photos: int | None = None,
     batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
+    baselines: Mapping[str, Baseline] | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a pipeline and the baselines on the rows of one split.
 
@@ -354,6 +384,9 @@ def evaluate(
         num_photos: at most so many photos, evenly spaced over the split; None for all.
         batch_size: retouches per pipeline call.
         progress: called as `progress(done, total)` after every photo.
+        baselines: retouches to measure beside `BASELINES`, by their names.
+        folder: where records and pictures are kept; an evaluation that was interrupted goes on from them. A record is
+            used again where model, settings and photo are the same, whatever else changed. None keeps nothing.
 
     Returns:
         Plain numbers, lists, dicts and strings, ready for JSON:
@@ -365,13 +398,19 @@ def evaluate(
           too weak to see by `DEAD_SLIDER` counts as one without effect); `curve`, own attribute per
           position; `range`, own attribute from -1 to +1; `expert_range`, between a photo's experts; `range_ratio`
           (None where every photo has one expert)
-        - `crosstalk[slider][attribute]`: mean signed change from -1 to +1 in standard deviations of the attribute
-          over the split's inputs and targets; `crosstalk_absolute`: mean size of that change (both None where all
-          these pictures score alike)
+        - `spread[attribute]`: its standard deviation over the split's inputs and targets, None where all score alike
+        - `crosstalk[slider][attribute]`: mean signed change from -1 to +1 in units of `spread`;
+          `crosstalk_absolute`: mean size of that change (both None where there is no unit)
         - `diversity`: mean pairwise `delta_e` of `seeds` seeds at c = 0, its `interval`, the `least` and `most` of a
           photo
         - `coverage`: `delta_e` of the nearest of `variants` variants at c = 0, `ratio` to no change, `ratio_interval`;
-          the mean of every expert under `experts`
+          the mean of every expert under `experts`; `worse`: share of the variants that are more than `WORSE` farther
+          from their nearest expert than the input is
+        - `texture`: `texture_agreement` with the input at `c = 0` and, with a VAE, `decoded` (z_0 decoded instead of a
+          grid applied): mean and `least` over the photos, and for each of `text_pictures`
+        - `natural[method]`: mean of each metric without a reference that is at hand
+        - `speed`: `grid_seconds`, `apply_seconds_per_megapixel` on this machine
+        - `missing`: {metric: why it was not measured}
         - `photos`: the records behind all this
 
     Raises:
@@ -383,13 +422,27 @@ def evaluate(
     if num_photos is not None:
         _check_count("num_photos", num_photos, 1)
     numbers = _photo_rows(rows)
-    chosen = _evenly_spaced(list(numbers), num_photos)
-    retouch = _make_retouch(pipe, num_inference_steps, batch_size)
+    chosen = evenly_spaced(list(numbers), num_photos)
+    compare, judge, missing = find_optional()
+    tools = _Instruments(
+        retouch=_make_retouch(pipe, num_inference_steps, batch_size),
+        decode=_make_decode(pipe, num_inference_steps),
+        baselines={**BASELINES, **(baselines or {})},
+        compare={**METRICS, **compare},
+        judge=judge,
+        seed=seed,
+    )
+    kept = None if folder is None else _Kept(folder, _fingerprint(pipe, tools, num_inference_steps))
+    shown = set(evenly_spaced(chosen, NUM_SHOWN))
     records = []
     for photo_id in chosen:
         photo = _read_photo(photo_id, [rows[number] for number in numbers[photo_id]])
-        record = _measure_photo(retouch, photo, seed)
-        _require_finite(record, f"photo {photo_id!r}")
+        record = kept.find(photo) if kept is not None else None
+        if record is None:
+            record, pictures = _measure_photo(tools, photo)
+            _require_finite(record, f"photo {photo_id!r}")
+            if kept is not None:
+                kept.add(photo, record, pictures if photo_id in shown else {})
         records.append(record)
         if progress is not None:
             progress(len(records), len(chosen))
@@ -403,9 +456,78 @@ def evaluate(
         "monotone_tolerance": MONOTONE_TOLERANCE,
         "dead_slider": DEAD_SLIDER,
     }
-    result = {"settings": settings, **_summarise(records, seed), "photos": records}
+    result = {
+        "settings": settings,
+        **_summarise(records, seed),
+        "speed": _measure_speed(pipe, photo, num_inference_steps),
+        "missing": missing,
+        "photos": records,
+    }
+    result["texture"]["text"], writing = _measure_text(tools)
+    if folder is not None:
+        save_sheet(sheet_path(folder, TEXT), writing)
     _require_finite(result, "result")
     return result
+
+
+class _Kept:
+    """Records and pictures of an evaluation in a folder: what an interrupted one has done already.
+
+    Args:
+        folder: made if missing; gets `records.jsonl` and `pictures/`.
+        fingerprint: of all that a record depends on beside its photo.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str):
+        self._folder, self._fingerprint = folder, fingerprint
+        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        self._log = folder / "records.jsonl"
+        text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # a kill may have left half a line
+        if whole != text:
+            write_atomically(self._log, whole.encode())
+        self._known = {entry["key"]: entry["record"] for entry in map(json.loads, whole.splitlines())}
+
+    def find(self, photo: _Photo) -> dict[str, Any] | None:
+        return self._known.get(self._key(photo))
+
+    def add(self, photo: _Photo, record: dict[str, Any], pictures: dict[str, np.ndarray]) -> None:
+        """Keep a record, and the pictures if there are any: these first, so that no record is without them."""
+        if pictures:
+            sheet = {photo.photo_id: {name: _small(picture) for name, picture in pictures.items()}}
+            save_sheet(sheet_path(self._folder, photo.photo_id), sheet)
+        with open(self._log, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": self._key(photo), "record": record}) + "\n")
+
+    def _key(self, photo: _Photo) -> str:
+        digest = hashlib.sha256(f"{self._fingerprint}/{photo.photo_id}/{photo.conditions}".encode())
+        for picture in (photo.picture, *photo.targets.values()):
+            digest.update(picture.tobytes())
+        return digest.hexdigest()
+
+
+def _fingerprint(pipe: Any, tools: _Instruments, num_inference_steps: int | None) -> str:
+    """Changes with the model's weights and configuration, the settings, and what is measured."""
+    settings = {"version": _RECORD_VERSION, "seed": tools.seed, "steps": num_inference_steps}
+    names = [*tools.baselines, *tools.compare, *tools.judge, type(pipe.scheduler).__name__]
+    # Names that begin with _ say where a model lies and who saved it.
+    configs = [{k: v for k, v in part.config.items() if k[0] != "_"} for part in (pipe, pipe.scheduler)]
+    digest = hashlib.sha256(f"{settings} {names} {configs}".encode())
+    for model in (pipe.unet, pipe.grid_head):
+        for value in model.state_dict().values():
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def sheet_path(folder: Path, photo_id: str) -> Path:
+    """Where the pictures of a photo are kept, whatever its name is made of."""
+    return folder / "pictures" / f"{hashlib.sha256(photo_id.encode()).hexdigest()[:16]}.jpg"
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(np.round(picture * 255).astype(np.uint8))
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
@@ -413,7 +535,8 @@ def _check_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"`{name}` has to be an integer of at least {least}, got {value!r}.")
 
 
-def _evenly_spaced(items: list[str], count: int | None) -> list[str]:
+def evenly_spaced(items: list[Any], count: int | None) -> list[Any]:
+    """At most `count` of the items, evenly spread over them; all for None."""
     if count is None or count >= len(items):
         return items
     return [items[number * len(items) // count] for number in range(count)]
@@ -437,21 +560,40 @@ def _require_finite(value: Any, name: str) -> None:
 def _summarise(records: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     # One set of resamples for all, so that intervals of different methods can be compared.
     samples = np.random.default_rng(seed).integers(len(records), size=(BOOTSTRAP_SAMPLES, len(records)))
-    changes = _slider_changes(records)
+    spread = _spread(records)
+    changes = _slider_changes(records, spread)
     return {
         "quality": {method: _quality(records, method, samples) for method in records[0]["quality"]},
         "control": {slider: _control(records, number) for number, slider in enumerate(ATTRIBUTES)},
+        "spread": {
+            name: None if np.isnan(unit) else float(unit) for name, unit in zip(ATTRIBUTES, spread, strict=True)
+        },
         "crosstalk": _matrix(changes.mean(0)),
         "crosstalk_absolute": _matrix(np.abs(changes).mean(0)),
         "diversity": _diversity(records, samples),
         "coverage": _coverage(records, samples),
+        "texture": _texture(records),
+        "natural": _natural(records),
+    }
+
+
+def _texture(records: list[dict[str, Any]]) -> dict[str, Any]:
+    methods = records[0]["texture"]
+    values = {method: [record["texture"][method] for record in records] for method in methods}
+    return {method: {"mean": float(np.mean(each)), "least": float(np.min(each))} for method, each in values.items()}
+
+
+def _natural(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    return {
+        method: {name: float(np.mean([record["natural"][method][name] for record in records])) for name in judged}
+        for method, judged in records[0]["natural"].items()
     }
 
 
 def _quality(records: list[dict[str, Any]], method: str, samples: np.ndarray) -> dict[str, Any]:
     overall = {
         metric: float(np.mean([_over_experts(record["quality"][method], metric) for record in records]))
-        for metric in METRICS
+        for metric in _metrics(records)
     }
     errors = [_over_experts(record["quality"][method], "delta_e") for record in records]
     ratio, interval = _ratio_to_input(errors, _input_errors(records), samples)
@@ -469,7 +611,12 @@ def _over_experts(by_expert: dict[str, dict[str, float]], metric: str) -> float:
 
 def _expert_quality(records: list[dict[str, Any]], method: str, expert: str) -> dict[str, float]:
     measured = [record["quality"][method][expert] for record in records if expert in record["quality"][method]]
-    return {metric: float(np.mean([values[metric] for values in measured])) for metric in METRICS}
+    return {metric: float(np.mean([values[metric] for values in measured])) for metric in _metrics(records)}
+
+
+def _metrics(records: list[dict[str, Any]]) -> list[str]:
+    (by_expert, *_) = records[0]["quality"].values()
+    return list(next(iter(by_expert.values())))
 
 
 def _experts(records: list[dict[str, Any]]) -> list[str]:
@@ -533,14 +680,16 @@ def is_monotone(curve: np.ndarray) -> bool:
     return bool(curve[-1] > curve[0] and np.diff(curve).min() >= -MONOTONE_TOLERANCE * np.ptp(curve))
 
 
-def _slider_changes(records: list[dict[str, Any]]) -> np.ndarray:
-    """(photos, sliders, attributes): change from -1 to +1 in standard deviations over the split's pictures.
-
-    NaN where all pictures of the split score alike, which leaves no unit.
-    """
+def _spread(records: list[dict[str, Any]]) -> np.ndarray:
+    """(attributes,): standard deviation of each over the split's pictures; NaN where all score alike: no unit then."""
     pictures = [scores for record in records for scores in (record["input_scores"], *record["expert_scores"].values())]
     spread = np.std(pictures, axis=0)
     spread[np.ptp(pictures, axis=0) == 0] = np.nan
+    return spread
+
+
+def _slider_changes(records: list[dict[str, Any]], spread: np.ndarray) -> np.ndarray:
+    """(photos, sliders, attributes): change from -1 to +1 in units of `spread`."""
     curves = np.asarray([[record["control"][slider] for slider in ATTRIBUTES] for record in records])
     return (curves[:, :, -1] - curves[:, :, 0]) / spread
 
@@ -574,31 +723,57 @@ def _coverage(records: list[dict[str, Any]], samples: np.ndarray) -> dict[str, A
             expert: float(np.mean([by_expert[expert] for by_expert in nearest if expert in by_expert]))
             for expert in _experts(records)
         },
+        "worse": float(np.mean([_worse(record) for record in records])),
     }
+
+
+def _worse(record: dict[str, Any]) -> float:
+    """Share of a photo's variants that are farther from the expert nearest to them than the input is."""
+    names = list(record["variants"])
+    errors = np.asarray([record["variants"][name] for name in names])  # (experts, variants)
+    before = np.asarray([record["quality"]["no change"][name]["delta_e"] for name in names])
+    nearest = errors.argmin(0)
+    return float(np.mean(errors.min(0) > (1 + WORSE) * before[nearest]))
 
 
 # ---- showing and keeping the result --------------------------------------------------------------------------------
 
 
+TITLES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "delta_e": "Delta E 2000", "lpips": "LPIPS", "brisque": "BRISQUE"}
+_DIGITS = {"psnr": 2, "ssim": 3, "delta_e": 2, "lpips": 4, "brisque": 1}
+
+# The first column names the row.
+Table = tuple[list[str], list[list[str]]]
+
+
 def format_table(result: dict[str, Any]) -> str:
     """The summaries of `evaluate` as Markdown tables, for the terminal and the model card."""
+    parts = [describe(result), *(_markdown(*table) for table in tables(result).values()), _variety_text(result)]
+    if "texture" in result:  # results of before it was measured
+        parts.append(_cost_text(result))
+    return "\n\n".join(parts)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """What was evaluated, in one line."""
     settings = result["settings"]
     steps = settings["num_inference_steps"] or "default"
-    heading = (
+    return (
         f"{settings['num_photos']} of {settings['num_photos_in_split']} photos, experts "
         f"{', '.join(settings['experts'])}, seed {settings['seed']}, steps: {steps}. "
         "Brackets: 95% bootstrap interval over photos."
     )
-    return "\n\n".join(
-        [
-            heading,
-            _quality_table(result),
-            _expert_table(result),
-            _control_table(result),
-            _crosstalk_table(result),
-            _variety_text(result),
-        ]
-    )
+
+
+def tables(result: dict[str, Any]) -> dict[str, Table]:
+    """{name: (header, rows)} of the summaries, everything as text."""
+    found = {
+        "quality": _quality_table(result),
+        "experts": _expert_table(result),
+        "control": _control_table(result),
+        "crosstalk": _crosstalk_table(result),
+    }
+    return found | ({"texture": _texture_table(result)} if "texture" in result else {})
 
 
 def _markdown(header: list[str], lines: list[list[str]]) -> str:
@@ -612,34 +787,43 @@ def _percent(ratio: float | None, interval: list[float] | None = None) -> str:
     return f"{ratio:.0%}" + (f" [{interval[0]:.0%}, {interval[1]:.0%}]" if interval else "")
 
 
-def _quality_table(result: dict[str, Any]) -> str:
+def _quality_table(result: dict[str, Any]) -> Table:
+    methods = result["quality"]
+    metrics = [name for name in TITLES if name in next(iter(methods.values()))]
+    natural = result.get("natural", {})
+    judged = list(natural.get("no change", {}))
     lines = [
         [
             method,
-            f"{values['psnr']:.2f}",
-            f"{values['ssim']:.3f}",
-            f"{values['delta_e']:.2f}",
+            *(_figure(name, values[name]) for name in metrics),
             _percent(values["delta_e_ratio"], values["delta_e_ratio_interval"]),
+            *(_figure(name, natural[method][name]) if method in natural else "-" for name in judged),
         ]
-        for method, values in result["quality"].items()
+        for method, values in methods.items()
     ]
-    return _markdown(["Mean over experts", "PSNR (dB)", "SSIM", "Delta E 2000", "of no change"], lines)
+    titles = [TITLES[name] for name in metrics]
+    return ["Mean over experts", *titles, "of no change", *(TITLES[name] for name in judged)], lines
 
 
-def _expert_table(result: dict[str, Any]) -> str:
+def _figure(metric: str, value: float) -> str:
+    return f"{value:.{_DIGITS[metric]}f}"
+
+
+def _expert_table(result: dict[str, Any]) -> Table:
     experts = result["settings"]["experts"]
     lines = [
         [method, *(_expert_cell(values["experts"][expert]) for expert in experts)]
         for method, values in result["quality"].items()
     ]
-    return _markdown(["PSNR / SSIM / Delta E 2000", *experts], lines)
+    metrics = next(iter(next(iter(result["quality"].values()))["experts"].values()))
+    return [" / ".join(TITLES[name].removesuffix(" (dB)") for name in metrics), *experts], lines
 
 
 def _expert_cell(values: dict[str, float]) -> str:
-    return f"{values['psnr']:.2f} / {values['ssim']:.3f} / {values['delta_e']:.2f}"
+    return " / ".join(_figure(name, value) for name, value in values.items())
 
 
-def _control_table(result: dict[str, Any]) -> str:
+def _control_table(result: dict[str, Any]) -> Table:
     lines = [
         [
             slider,
@@ -653,15 +837,24 @@ def _control_table(result: dict[str, Any]) -> str:
         for slider, values in result["control"].items()
     ]
     header = ["Slider", "Spearman", "+1 beats -1", "monotone", "own range", "experts' range", "own / experts'"]
-    return _markdown(header, lines)
+    return header, lines
 
 
-def _crosstalk_table(result: dict[str, Any]) -> str:
+def _crosstalk_table(result: dict[str, Any]) -> Table:
     lines = [
         [slider, *(_change_cell(row[name], result["crosstalk_absolute"][slider][name]) for name in ATTRIBUTES)]
         for slider, row in result["crosstalk"].items()
     ]
-    return _markdown(["Slider -1 to +1: mean change (mean size), in std of the data", *ATTRIBUTES], lines)
+    return ["Slider -1 to +1: mean change (mean size), in std of the data", *ATTRIBUTES], lines
+
+
+def _texture_table(result: dict[str, Any]) -> Table:
+    texture = result["texture"]
+    methods = [name for name in ("c = 0", "decoded") if name in texture]
+    lines = [["photos, mean", *(f"{texture[method]['mean']:.4f}" for method in methods)]]
+    lines.append(["photos, least", *(f"{texture[method]['least']:.4f}" for method in methods)])
+    lines += [[f"text, {name}", *(f"{of[method]:.4f}" for method in methods)] for name, of in texture["text"].items()]
+    return ["Fine detail, correlation with the input", *methods], lines
 
 
 def _change_cell(change: float | None, size: float | None) -> str:
@@ -671,12 +864,27 @@ def _change_cell(change: float | None, size: float | None) -> str:
 def _variety_text(result: dict[str, Any]) -> str:
     diversity, coverage = result["diversity"], result["coverage"]
     by_expert = ", ".join(f"{expert} {value:.2f}" for expert, value in coverage["experts"].items())
+    worse = (
+        f" {coverage['worse']:.1%} of the variants are more than {WORSE:.0%} farther from it than the input."
+        if "worse" in coverage
+        else ""
+    )
     return (
         f"Mean pairwise Delta E 2000 of {diversity['seeds']} seeds at c = 0: {diversity['delta_e']:.2f} "
         f"(photos: {diversity['least']:.2f} to {diversity['most']:.2f}).\n\n"
         f"Nearest of {coverage['variants']} variants to each expert, Delta E 2000: {coverage['delta_e']:.2f}, "
-        f"{_percent(coverage['ratio'], coverage['ratio_interval'])} of no change ({by_expert})."
+        f"{_percent(coverage['ratio'], coverage['ratio_interval'])} of no change ({by_expert}).{worse}"
     )
+
+
+def _cost_text(result: dict[str, Any]) -> str:
+    speed, missing = result["speed"], result["missing"]
+    lines = [
+        f"One grid: {speed['grid_seconds']:.2f} s; applying it: {speed['apply_seconds_per_megapixel']:.3f} s per "
+        "megapixel, on this machine.",
+        *(f"{name} was not measured: {reason}." for name, reason in missing.items()),
+    ]
+    return "\n\n".join(lines)
 
 
 def save_json(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
