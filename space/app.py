@@ -59,10 +59,15 @@ class Session:
     look_name: str | None = None
 
 
-def _photo_of(session: Session) -> Upload:
-    if session.upload is None:
+def _work_of(session: Session) -> tuple[Upload, AffineGrid]:
+    """The photo and its look.
+
+    Raises:
+        Refused: if there is no photo yet.
+    """
+    if session.upload is None or session.look is None:
         raise Refused(strings.NO_PHOTO)
-    return session.upload
+    return session.upload, session.look
 
 
 def _told(function: Callable) -> Callable:
@@ -97,7 +102,8 @@ def build(settings: Settings) -> gr.Blocks:
         _endpoints(editor)
 
         def tell(request: gr.Request) -> str:
-            return strings.ABOUT.format(minutes=settings.keep_minutes, url=str(request.request.base_url).rstrip("/"))
+            url = str(getattr(request, "url", "")).partition("/gradio_api")[0]
+            return strings.ABOUT.format(minutes=settings.keep_minutes, url=url)
 
         page.load(tell, None, about, **_INSTANT)
     return page.queue(max_size=settings.max_waiting, default_concurrency_limit=4)
@@ -105,8 +111,12 @@ def build(settings: Settings) -> gr.Blocks:
 
 # Handlers that do no work on a photo answer at once, whatever is waiting.
 _INSTANT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+_FILES: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 2, "api_visibility": "private"}
 # One run of the model at a time per process, in the order of asking.
 _MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+
+
+_PROGRESS = gr.Progress()  # Gradio shows the progress of a handler that has it as a default
 
 
 # ---- the Retouch tab -----------------------------------------------------------------------------------------------
@@ -120,7 +130,7 @@ class Controls:
     strength: gr.Slider
     seed: gr.Number
     remove_gps: gr.Checkbox
-    shown: list[Any]  # session, pictures, note, bars: what a new retouch changes
+    shown: list[Any]  # session, pictures, note, bars, file to download: what a new retouch changes
 
     @property
     def asked(self) -> list[Any]:
@@ -133,7 +143,12 @@ def _retouch_tab(editor: Editor, session: gr.State) -> Controls:
             photo = gr.File(label=strings.UPLOAD, elem_id="photo", height=120)
             examples = _examples()
             compare = gr.ImageSlider(
-                label=strings.COMPARE, type="filepath", height=560, max_height=560, interactive=False, elem_id="compare"
+                label=strings.COMPARE,
+                type="filepath",
+                height=560,
+                max_height=560,
+                interactive=False,
+                elem_id="compare",
             )
             note = gr.Markdown(strings.COMPARE_EMPTY, elem_id="note")
             measured = gr.HTML(_bars(), elem_id="measured")
@@ -148,15 +163,18 @@ def _retouch_tab(editor: Editor, session: gr.State) -> Controls:
                 surprise = gr.Button(strings.SURPRISE, elem_id="surprise", min_width=120)
             reset = gr.Button(strings.RESET, elem_id="reset")
             remove_gps = gr.Checkbox(False, label=strings.REMOVE_GPS, elem_id="remove-gps")
-            controls = Controls(sliders, strength, seed, remove_gps, [session, compare, note, measured])
-            _download_part(editor, session, controls)
+            prepare = gr.Button(strings.PREPARE, variant="primary", elem_id="prepare")
+            save = gr.DownloadButton(strings.SAVE_EMPTY, visible=False, variant="primary", elem_id="save")
+            gr.Markdown(strings.DOWNLOAD_NOTE, elem_classes="fine-print")
+            controls = Controls(sliders, strength, seed, remove_gps, [session, compare, note, measured, save])
+            _wire_download(editor, session, controls, prepare, save)
             _looks_part(editor, session, controls)
             _model_part(editor, session, controls)
 
     @_told
     def open_photo(now: Session, path: str | None, locked: bool, *numbers: float) -> tuple[Any, ...]:
         upload = None if path is None else editor.open(path, now.model)
-        seed_now = numbers[-1] if locked else 0
+        seed_now = int(numbers[-1]) if locked else 0
         return (*_retouched(editor, Session(now.model, upload), *numbers[:-1], seed_now), seed_now)
 
     photo.change(
@@ -193,9 +211,7 @@ def _examples() -> gr.Dataset:
 
 
 def _slider(name: str, label: str, info: str, low: float, high: float, start: float) -> gr.Slider:
-    return gr.Slider(
-        low, high, start, step=0.01, label=label, info=info, elem_id=name, elem_classes="retouch-slider"
-    )
+    return gr.Slider(low, high, start, step=0.01, label=label, info=info, elem_id=name, elem_classes="retouch-slider")
 
 
 def _on_edit(editor: Editor, controls: Controls, event: Callable, **options: Any) -> Any:
@@ -211,19 +227,21 @@ def _on_edit(editor: Editor, controls: Controls, event: Callable, **options: Any
     )
 
 
-def _retouched(editor: Editor, now: Session, *numbers: float) -> tuple[Session, Any, str, str]:
-    """Session, pictures, note and bars, with sliders, strength and seed as in `numbers`."""
+def _retouched(editor: Editor, now: Session, *numbers: float) -> tuple[Any, ...]:
+    """Session, pictures, note and bars, with sliders, strength and seed as in `numbers`; no file to download yet."""
     *values, strength, seed = numbers
-    if now.upload is None:
-        return now, None, strings.COMPARE_EMPTY, _bars()
-    editor.keep(now.upload)
+    nothing = gr.update(visible=False)
+    upload, look = now.upload, now.look
+    if upload is None:
+        return now, None, strings.COMPARE_EMPTY, _bars(), nothing
+    editor.keep(upload)
     asked = (now.model, *values, seed)
-    if asked != now.asked:
-        (look,) = editor.looks(now.model, now.upload.view, dict(zip(ATTRIBUTES, values, strict=True)), [seed])
+    if look is None or asked != now.asked:
+        (look,) = editor.looks(now.model, upload.view, dict(zip(ATTRIBUTES, values, strict=True)), [int(seed)])
         now = replace(now, look=look, asked=asked, look_name=None)
-    after, scores = editor.preview(now.upload, now.look, strength)
+    after, scores = editor.preview(upload, look, strength)
     note = strings.LOOK_ACTIVE.format(name=now.look_name) if now.look_name else ""
-    return now, (str(now.upload.before), str(after)), note, _bars(now.upload.scores, scores)
+    return now, (str(upload.before), str(after)), note, _bars(upload.scores, scores), nothing
 
 
 def _preset(name: str, *values: float) -> list[float]:
@@ -262,25 +280,17 @@ def _bars(before: tuple[float, ...] | None = None, after: tuple[float, ...] | No
 # ---- downloads, looks, models --------------------------------------------------------------------------------------
 
 
-def _download_part(editor: Editor, session: gr.State, controls: Controls) -> None:
-    prepare = gr.Button(strings.PREPARE, variant="primary", elem_id="prepare")
-    save = gr.DownloadButton(strings.SAVE_EMPTY, visible=False, variant="primary", elem_id="save")
-    gr.Markdown(strings.DOWNLOAD_NOTE, elem_classes="fine-print")
-
+def _wire_download(
+    editor: Editor, session: gr.State, controls: Controls, prepare: gr.Button, save: gr.DownloadButton
+) -> None:
     @_told
     def finish(now: Session, strength: float, remove_gps: bool) -> Any:
-        path = editor.finish(_photo_of(now).path, strength, remove_gps, look=now.look)
+        upload, look = _work_of(now)
+        path = editor.finish(upload.path, strength, remove_gps, look=look)
         label = strings.SAVE.format(name=path.name, size=_readable(path.stat().st_size))
         return gr.update(value=str(path), label=label, visible=True)
 
-    prepare.click(
-        finish,
-        [session, controls.strength, controls.remove_gps],
-        save,
-        concurrency_id="files",
-        concurrency_limit=2,
-        api_visibility="private",
-    )
+    prepare.click(finish, [session, controls.strength, controls.remove_gps], save, **_FILES)
 
 
 def _readable(size: int) -> str:
@@ -297,18 +307,22 @@ def _looks_part(editor: Editor, session: gr.State, controls: Controls) -> None:
 
     @_told
     def write(now: Session, strength: float) -> tuple[list[str], str]:
-        paths, mean, p95 = editor.write_look(_photo_of(now), now.look, strength)
+        paths, mean, p95 = editor.write_look(*_work_of(now), strength)
         return [str(path) for path in paths], strings.CUBE_ERROR.format(mean=mean, p95=p95)
 
     @_told
     def apply(now: Session, path: str | None, *numbers: float) -> tuple[Any, ...]:
         if path is None:
-            return (gr.skip(),) * 4
-        upload, look = _photo_of(now), editor.read_look(path)
+            return (gr.skip(),) * len(controls.shown)
+        (upload, _), look = _work_of(now), editor.read_look(path)
         asked = (now.model, *numbers[:4], numbers[5])
-        return _retouched(editor, replace(now, upload=upload, look=look, asked=asked, look_name=Path(path).name), *numbers)
+        return _retouched(
+            editor, replace(now, upload=upload, look=look, asked=asked, look_name=Path(path).name), *numbers
+        )
 
-    save.click(write, [session, controls.strength], [files, error_line], concurrency_id="files", api_visibility="private")
+    save.click(
+        write, [session, controls.strength], [files, error_line], concurrency_id="files", api_visibility="private"
+    )
     load.change(apply, [session, load, *controls.asked], controls.shown, **_MODEL)
 
 
@@ -325,7 +339,9 @@ def _model_part(editor: Editor, session: gr.State, controls: Controls) -> None:
         editor.models.get(key)
         return replace(now, model=key), _model_line(editor, key)
 
-    loaded = button.click(load, [session, model, adapter], [session, line], concurrency_limit=1, api_visibility="private")
+    loaded = button.click(
+        load, [session, model, adapter], [session, line], concurrency_limit=1, api_visibility="private"
+    )
     _on_edit(editor, controls, loaded.success)
 
 
@@ -342,13 +358,18 @@ def _variants_tab(editor: Editor, session: gr.State, controls: Controls, tabs: g
     count = gr.Slider(2, _MAX_VARIANTS, 6, step=1, label=strings.VARIANTS_COUNT, elem_id="variants-count")
     go = gr.Button(strings.VARIANTS_GO, variant="primary", elem_id="variants-go")
     gallery = gr.Gallery(
-        label=strings.VARIANTS, columns=3, object_fit="contain", allow_preview=False, interactive=False, elem_id="variants"
+        label=strings.VARIANTS,
+        columns=3,
+        object_fit="contain",
+        allow_preview=False,
+        interactive=False,
+        elem_id="variants",
     )
     shown_seeds = gr.State([])
 
     @_told
     def show(now: Session, number: int, *numbers: float) -> tuple[list[Any], list[int]]:
-        upload, (*values, strength, seed) = _photo_of(now), numbers
+        (upload, _), (*values, strength, seed) = _work_of(now), numbers
         seeds = [(int(seed) + i) % (MAX_SEED + 1) for i in range(int(number))]
         looks = editor.looks(now.model, upload.view, dict(zip(ATTRIBUTES, values, strict=True)), seeds)
         pictures = [str(editor.preview(upload, look, strength)[0]) for look in looks]
@@ -371,7 +392,7 @@ def _batch_tab(editor: Editor, session: gr.State, controls: Controls) -> None:
 
     @_told
     def run(
-        now: Session, paths: list[str] | None, how: str, remove_gps: bool, *numbers: float, progress=gr.Progress()
+        now: Session, paths: list[str] | None, how: str, remove_gps: bool, *numbers: float, progress=_PROGRESS
     ) -> tuple[str, list[list[str]]]:
         allowed = editor.settings.max_batch_files
         if not paths:
@@ -381,7 +402,7 @@ def _batch_tab(editor: Editor, session: gr.State, controls: Controls) -> None:
         *values, strength, seed = numbers
         look = None
         if how == strings.BATCH_LOOK:
-            look = _photo_of(now) and now.look
+            look = _work_of(now)[1]
         ask = {"model": now.model, "sliders": dict(zip(ATTRIBUTES, values, strict=True)), "seed": seed}
         rows = []
         target = editor.new_folder() / "retouched.zip"

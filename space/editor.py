@@ -291,7 +291,8 @@ def _predict(
     pipe: DiffRetouchPipeline, view: torch.Tensor, sliders: dict[str, float], seeds: list[int]
 ) -> list[AffineGrid]:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    out = pipe(view, **sliders, num_variants=len(seeds), generator=generators, output_type="grid")
+    asked: dict[str, Any] = {**sliders, "num_variants": len(seeds), "generator": generators, "output_type": "grid"}
+    out: Any = pipe(view, **asked)
     return [grid.to("cpu") for grid in out.grids]
 
 
@@ -311,4 +312,3 @@ def _shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
 def _write_preview(pixels: np.ndarray, path: Path) -> Path:
     PIL.Image.fromarray(pixels).save(path, quality=90)
     return path
-

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         ValueError: naming the variable, what is allowed and what it holds.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
         name = f"DIFFRETOUCH_{field.name.upper()}"
         if name in environment:

@@ -48,7 +48,9 @@ LOOK_SAVE = "Make look files"
 LOOK_FILES = "Look files"
 LOOK_LOAD = "Apply a look file (.safetensors)"
 LOOK_ACTIVE = "This photo is shown with the look **{name}**. Move a slider to return to the model's own retouch."
-CUBE_ERROR = "The .cube differs from the retouch by {mean:.2f} Delta E 2000 on average, {p95:.2f} at the 95th percentile."
+CUBE_ERROR = (
+    "The .cube differs from the retouch by {mean:.2f} Delta E 2000 on average, {p95:.2f} at the 95th percentile."
+)
 
 MODEL = "Model"
 BUNDLED = "the bundled DiffRetouch model"
@@ -86,8 +88,8 @@ NO_FOLDERS = "A model has to be named by its Hub id here (OWNER/NAME), got {mode
 
 ABOUT = """
 ### How it works
-A small diffusion model imagines the retouched photo and describes the change as a grid of colour transforms. The grid is
-applied to your original pixels, so nothing is redrawn: texture and lettering stay as they are. Another seed is
+A small diffusion model imagines the retouched photo and describes the change as a grid of colour transforms. The grid
+is applied to your original pixels, so nothing is redrawn: texture and lettering stay as they are. Another seed is
 another expert's taste.
 
 Sliders ask for more or less than the expert would choose by themselves; 0 asks for nothing in particular.

@@ -41,7 +41,6 @@ sys.path.insert(0, str(SPACE))  # the Space's modules lie beside each other, as 
 from editor import Editor, Refused, Workroom  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
 
-
 # ---- a running page ------------------------------------------------------------------------------------------------
 
 
@@ -60,8 +59,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "GRADIO_TEMP_DIR": str(folder / "files"),
         "DIFFRETOUCH_ALLOW_FOLDERS": "0",
     }
-    log = open(folder / "log.txt", "w+")
-    process = subprocess.Popen([sys.executable, "app.py"], cwd=SPACE, env=environment, stdout=log, stderr=log)
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=SPACE, env=environment, stdout=log, stderr=log)
     try:
         for _ in range(1200):
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5):
@@ -75,7 +74,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
-        log.close()
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +155,7 @@ def phone_photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- in the browser ------------------------------------------------------------------------------------------------
 
 
-def test_the_downloaded_file_keeps_size_exif_and_profile_and_has_the_pixels_of_the_library(page, phone_photo, tmp_path):
+def test_the_downloaded_file_keeps_size_exif_and_profile_and_has_the_librarys_pixels(page, phone_photo, tmp_path):
     upload(page, phone_photo)
     changed(page, lambda: set_slider(page, "brightness", 0.5))
     page.click("#prepare")
@@ -283,9 +281,7 @@ def test_a_look_goes_from_one_photo_to_another(page, tmp_path):
 
     page.click("#photo button[aria-label='Clear']")
     upload(page, EXAMPLES / "horses.jpg")
-    shown = pixels_of(
-        page, changed(page, lambda: page.set_input_files("#look-load input[type=file]", look_file))
-    )
+    shown = pixels_of(page, changed(page, lambda: page.set_input_files("#look-load input[type=file]", look_file)))
     wanted = AffineGrid.load(look_file).apply(Image.open(EXAMPLES / "horses.jpg").convert("RGB"))
     assert np.abs(shown - np.asarray(wanted)).mean() < 3  # the preview is a JPEG
     assert "bee-look.safetensors" in page.inner_text("#note")
@@ -365,9 +361,7 @@ def test_measure_returns_the_four_scores(client):
     assert sorted(scores) == sorted(ATTRIBUTES) and scores["temperature"] > 0
 
 
-@pytest.mark.parametrize(
-    "changes", [{"brightness": 7}, {"strength": 3}, {"seed": -1}, {"contrast": "x"}]
-)
+@pytest.mark.parametrize("changes", [{"brightness": 7}, {"strength": 3}, {"seed": -1}, {"contrast": "x"}])
 def test_numbers_out_of_range_are_refused_by_name(client, changes):
     (name,) = changes
     with pytest.raises((AppError, ValueError), match=name if name != "contrast" else ""):
