@@ -25,6 +25,7 @@ import pytest
 import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from hub_server import HubServer
 from huggingface_hub import metadata_load
 from PIL import Image, ImageCms
 
@@ -432,6 +433,27 @@ def test_a_photo_that_was_deleted_meanwhile_is_asked_for_again(tmp_path):
     (tmp_path / "mine.jpg").unlink()
     with pytest.raises(Refused, match="upload it again"):
         editor.keep(opened)
+
+
+def test_a_pushed_space_is_complete_and_starts_from_what_the_hub_has(tmp_path):
+    with HubServer({"hf_me": "me"}) as server:
+        environment = {**server.environment("hf_me", tmp_path / "home"), "PATH": os.environ["PATH"]}
+        script = """
+import os, subprocess, sys
+from diffretouch.hub import push
+from huggingface_hub import snapshot_download
+push(sys.argv[1], "me/retouch")
+folder = snapshot_download("me/retouch", repo_type="space")
+code = "import app, diffretouch; print(diffretouch.__file__); print(len(app.EXAMPLES)); app.build(app.read_settings())"
+print(subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True))
+print(folder)
+"""
+        ran = subprocess.run(
+            [sys.executable, "-c", script, str(SPACE)], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert ran.returncode == 0, ran.stderr
+        folder = ran.stdout.strip().splitlines()[-1]
+        assert f"stdout='{folder}/diffretouch/__init__.py" in ran.stdout and "returncode=0" in ran.stdout, ran.stdout
 
 
 def test_settings_come_from_the_environment_and_a_bad_one_is_named():

@@ -10,6 +10,7 @@ What the Hub refuses, and a connection that breaks, come out as one sentence tha
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from .lora_diffretouch import ADAPTER_FILE, DiffRetouchLoraLoaderMixin
 
 __all__ = ["HubError", "export", "model_card", "push", "write_model_card"]
 
+_PACKAGE = Path(__file__).parent
 _LEFT_BEHIND = ("training_state.pt", "__pycache__", ".*")
 
 
@@ -245,17 +247,32 @@ def _kind_of(folder: Path, private: bool | None) -> tuple[str, dict[str, Any]]:
 
 def _files_to_push(folder: Path, kind: str, repo_id: str) -> dict[str, Path | bytes]:
     """{path in the repository: file or bytes}."""
-    files: dict[str, Path | bytes] = {}
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        left_behind = any(fnmatch(part, pattern) for part in inside.parts for pattern in _LEFT_BEHIND)
-        if path.is_file() and not left_behind:
-            files[inside.as_posix()] = path
+    files: dict[str, Path | bytes] = dict(_files_of(folder))
+    if kind == "space" and not (folder / _PACKAGE.name).exists():
+        # A Space imports this package, which its machine cannot install from anywhere: it travels with it.
+        files |= {f"{_PACKAGE.name}/{name}": path for name, path in _files_of(_PACKAGE)}
     if kind == "model":
         card = folder / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else str(model_card(folder))
         files["README.md"] = text.replace(UNNAMED, repo_id).encode()
     return files
+
+
+def _files_of(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(path inside the folder, file) of all that is to be pushed; links to folders are followed."""
+    above = os.path.realpath(folder)
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        # A link to a folder above would never end.
+        loops = {name for name in folders if f"{above}/".startswith(f"{os.path.realpath(Path(parent, name))}/")}
+        folders[:] = sorted(name for name in folders if name not in loops and not _is_left_behind(name))
+        for name in sorted(names):
+            if not _is_left_behind(name):
+                path = Path(parent, name)
+                yield path.relative_to(folder).as_posix(), path
+
+
+def _is_left_behind(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _LEFT_BEHIND)
 
 
 @contextmanager
