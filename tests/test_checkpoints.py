@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -18,12 +19,15 @@ from diffretouch import DiffRetouchPipeline
 from diffretouch.files import folder_atomically, write_atomically
 from diffretouch.training.checkpoints import (
     append_log,
+    best_so_far,
+    clear_leftovers,
     cut_log,
     list_checkpoints,
     load_latest_state,
+    load_state,
     rotate_checkpoints,
     save_checkpoint,
-    save_pipeline,
+    save_folder,
 )
 
 
@@ -53,7 +57,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_checkpoint_loads_as_a_pipeline_and_as_a_state(tmp_path: Path, pipe) -> None:
-    folder = save_checkpoint(tmp_path, 12, pipe, STATE)
+    folder = save_checkpoint(tmp_path, 12, pipe.save_pretrained, STATE)
     assert folder == tmp_path / "checkpoint-000012"
     assert names(tmp_path) == ["checkpoint-000012"]
     loaded = DiffRetouchPipeline.from_pretrained(folder)
@@ -84,8 +88,8 @@ def test_checkpoints_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "gone", "text"])
 def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(tmp_path: Path, pipe, caplog, damage: str) -> None:
-    save_checkpoint(tmp_path, 2, pipe, STATE)
-    state = save_checkpoint(tmp_path, 4, pipe, STATE) / "training_state.pt"
+    save_checkpoint(tmp_path, 2, pipe.save_pretrained, STATE)
+    state = save_checkpoint(tmp_path, 4, pipe.save_pretrained, STATE) / "training_state.pt"
     if damage == "gone":
         state.unlink()
     else:
@@ -100,7 +104,7 @@ def test_a_state_that_would_run_code_is_not_loaded(tmp_path: Path, pipe) -> None
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "attacked"),))
 
-    folder = save_checkpoint(tmp_path, 2, pipe, STATE)
+    folder = save_checkpoint(tmp_path, 2, pipe.save_pretrained, STATE)
     torch.save({"step": 2, "model": Attack()}, folder / "training_state.pt")
     assert load_latest_state(tmp_path) is None
     assert not (tmp_path / "attacked").exists()
@@ -117,22 +121,45 @@ def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
 
 def test_a_step_saved_again_replaces_the_old_checkpoint(tmp_path: Path, pipe) -> None:
     (tmp_path / "checkpoint-000002" / "junk").mkdir(parents=True)
-    save_checkpoint(tmp_path, 2, pipe, STATE)
+    save_checkpoint(tmp_path, 2, pipe.save_pretrained, STATE)
     assert not (tmp_path / "checkpoint-000002" / "junk").exists()
     assert load_latest_state(tmp_path)["step"] == 2
 
 
-def test_what_a_kill_left_behind_is_cleared_by_the_next_checkpoint(tmp_path: Path, pipe) -> None:
-    (tmp_path / ".checkpoint-000007.part" / "unet").mkdir(parents=True)
-    save_checkpoint(tmp_path, 8, pipe, STATE)
+def test_what_a_kill_left_behind_is_cleared(tmp_path: Path, pipe) -> None:
+    save_checkpoint(tmp_path, 8, pipe.save_pretrained, STATE)
+    (tmp_path / ".checkpoint-000009.part" / "unet").mkdir(parents=True)
+    (tmp_path / ".config.yaml.part").write_text("half")
+    clear_leftovers(tmp_path)
     assert names(tmp_path) == ["checkpoint-000008"]
 
 
+def test_a_chosen_checkpoint_that_is_missing_or_damaged_is_an_error(tmp_path: Path, pipe) -> None:
+    state = save_checkpoint(tmp_path, 2, pipe.save_pretrained, STATE) / "training_state.pt"
+    assert load_state(state.parent)["step"] == 2
+    state.write_bytes(state.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="The checkpoint .*checkpoint-000002 has to be undamaged") as raised:
+        load_state(state.parent)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(FileNotFoundError, match="has to hold training_state.pt"):
+        load_state(tmp_path)
+
+
+def test_the_best_value_so_far_is_read_from_the_log(tmp_path: Path) -> None:
+    assert best_so_far(tmp_path, "delta_e_c0") == math.inf
+    for step, value in ((1, 5.0), (2, 4.0), (3, 4.5)):
+        append_log(tmp_path, {"step": step, "delta_e_c0": value})
+        append_log(tmp_path, {"step": step, "loss": 0.1})
+    assert best_so_far(tmp_path, "delta_e_c0") == 4.0
+    cut_log(tmp_path, 1)
+    assert best_so_far(tmp_path, "delta_e_c0") == 5.0
+
+
 def test_a_failure_while_saving_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path: Path, pipe) -> None:
-    save_checkpoint(tmp_path, 2, pipe, STATE)
+    save_checkpoint(tmp_path, 2, pipe.save_pretrained, STATE)
     unpicklable = {"model": (entry for entry in ())}
     with pytest.raises(TypeError):
-        save_checkpoint(tmp_path, 4, pipe, unpicklable)
+        save_checkpoint(tmp_path, 4, pipe.save_pretrained, unpicklable)
     assert names(tmp_path) == ["checkpoint-000002"]
     assert load_latest_state(tmp_path)["step"] == 2
 
@@ -140,19 +167,19 @@ def test_a_failure_while_saving_leaves_the_earlier_checkpoint_and_nothing_else(t
 @pytest.mark.parametrize("kibibytes", [0, 4, 40])
 def test_a_full_disk_is_an_oserror_that_leaves_the_earlier_checkpoint(tmp_path: Path, pipe, kibibytes: int) -> None:
     """Wherever the disk runs full: at the configuration, at the weights or at the state."""
-    save_checkpoint(tmp_path, 2, pipe, STATE)
+    save_checkpoint(tmp_path, 2, pipe.save_pretrained, STATE)
     large = {"model": {"weight": torch.zeros(100_000)}}
     with full_disk(1024 * kibibytes), pytest.raises(OSError):
-        save_checkpoint(tmp_path, 4, pipe, large)
+        save_checkpoint(tmp_path, 4, pipe.save_pretrained, large)
     assert names(tmp_path) == ["checkpoint-000002"]
     with full_disk(1024 * kibibytes), pytest.raises(OSError):
-        save_pipeline(pipe, tmp_path / "checkpoint-000002")
+        save_folder(tmp_path / "checkpoint-000002", pipe.save_pretrained)
     assert load_latest_state(tmp_path)["step"] == 2
 
 
 def test_a_saved_pipeline_replaces_the_older_one_whole(tmp_path: Path, pipe) -> None:
     (tmp_path / "final" / "old").mkdir(parents=True)
-    save_pipeline(pipe, tmp_path / "final")
+    save_folder(tmp_path / "final", pipe.save_pretrained)
     assert "old" not in names(tmp_path / "final")
     assert names(tmp_path) == ["final"]
     DiffRetouchPipeline.from_pretrained(tmp_path / "final")

@@ -32,8 +32,18 @@ def test_shipped_recipes_load(path: Path) -> None:
     assert Path(config.output_dir).parent == Path("runs")
 
 
-def test_the_two_recipes_of_the_foundation_are_shipped() -> None:
-    assert {"bundled", "smoke"} <= {path.stem for path in RECIPES}
+def test_the_promised_recipes_are_shipped() -> None:
+    promised = {"smoke", "my_style", "bundled", "bundled_sliders", "fivek_sd21", "ppr10k_sd21"}
+    assert {path.stem for path in RECIPES} == promised
+
+
+@pytest.mark.parametrize("name", ["fivek_sd21", "ppr10k_sd21"])
+def test_the_papers_recipes_have_the_papers_numbers(name: str) -> None:
+    """DiffRetouch, section 4.1: lr 1e-6, batch 16, beta 0.01, lambda 1, tau 0.1, 512 x 512."""
+    config = load_config(RECIPES[0].with_name(f"{name}.yaml"), [])
+    assert (config.learning_rate, config.train_batch_size, config.beta) == (1e-6, 16, 0.01)
+    assert (config.contrastive, config.contrastive_weight, config.contrastive_temperature) == ("published", 1.0, 0.1)
+    assert (config.pixel_size, config.contrastive_batch_size, config.lora_rank) == (512, 16, None)
 
 
 def test_overrides_win_over_the_recipe_and_reach_into_the_model(tmp_path: Path) -> None:
@@ -169,6 +179,18 @@ def test_an_override_below_what_is_no_mapping_is_a_clear_error(tmp_path: Path, t
         ("condition_jitter=1.5", "`condition_jitter` has to be in [0, 1], got 1.5"),
         ("attribute_dropout=-0.1", "`attribute_dropout` has to be in [0, 1]"),
         ("ema_decay=2", "`ema_decay` has to be in [0, 1]"),
+        ("adam_beta2=1.5", "`adam_beta2` has to be in [0, 1], got 1.5"),
+        ("gradient_accumulation_steps=0", "`gradient_accumulation_steps` has to be at least 1"),
+        ("contrastive_every=0", "`contrastive_every` has to be at least 1, got 0"),
+        ("snr_gamma=0", "`snr_gamma` has to be positive, got 0.0"),
+        ("lr_scheduler=step", "`lr_scheduler` has to be one of ('cosine', 'linear',"),
+        ("report_to=paper", "`report_to` has to be one of ('tensorboard', 'wandb', 'none'), got 'paper'"),
+        ("bad_rows=hide", "`bad_rows` has to be one of ('stop', 'skip'), got 'hide'"),
+        ("metric_for_best_model=loss", "`metric_for_best_model` has to be one of ('delta_e_c0', 'delta_e_oracle')"),
+        ("lora_rank=0", "`lora_rank` has to be at least 1, got 0"),
+        ("lora_alpha=-1", "`lora_alpha` has to be positive, got -1.0"),
+        ("lora_target_modules=[]", "`lora_target_modules` has to name at least one"),
+        ("lora_train_whole=[vae]", "`lora_train_whole` has to be a list from ('grid_head', 'conv_in', 'conv_out')"),
         ("model.block_out_channels=[]", "`model.block_out_channels` has to hold multiples of 16"),
         ("model.block_out_channels=[24]", "`model.block_out_channels` has to hold multiples of 16"),
         ("model.norm_num_groups=0", "`model.norm_num_groups` has to be at least 1"),

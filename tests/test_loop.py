@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -10,21 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from safetensors import safe_open
 from scenes import overrides, scene, write_data_set
 
 from diffretouch import DiffRetouchPipeline
 from diffretouch.attributes import attribute_scores
 from diffretouch.data.dataset import decode, read_split
-from diffretouch.evaluation import delta_e_2000
+from diffretouch.training.checkpoints import load_state
 from diffretouch.training.config import TrainingConfig, load_config
 from diffretouch.training.data import PairCache, vae_scale_factor
-from diffretouch.training.loop import Trainer, learning_rate_factor, new_pipeline, train, validate
+from diffretouch.training.loop import Trainer, learning_rate_factor, train
 from diffretouch.training.losses import signed_contrastive_loss
+from diffretouch.training.models import new_pipeline
 from diffretouch.training.objective import Objective, Retoucher, pair_indices, retouch_spread
 
 
@@ -49,14 +51,16 @@ def accelerator() -> Accelerator:
 @pytest.fixture
 def make_config(data: Path, tmp_path: Path):
     def make(**changes: object) -> TrainingConfig:
-        return load_config(None, overrides(**{"dataset": data, "output_dir": tmp_path / "run", **changes}))
+        paths = {"dataset": data, "output_dir": tmp_path / "run", "cache_dir": data / "cache"}
+        return load_config(None, overrides(**{**paths, **changes}))
 
     return make
 
 
 def objective_of(config: TrainingConfig) -> Objective:
     pipe = new_pipeline(config.model)
-    return Objective(config, pipe, PairCache(read_split(config.dataset, "train"), pipe, config.pixel_size))
+    pairs = PairCache(read_split(config.dataset, "train"), pipe, config.pixel_size, Path(config.cache_dir))
+    return Objective(config, pipe, pairs)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -81,7 +85,7 @@ def test_pairs_hold_what_the_pipeline_and_the_codec_make_of_the_rows(make_config
     config = make_config()
     pipe = new_pipeline(config.model)
     rows = read_split(config.dataset, "train")
-    pairs = PairCache(rows, pipe, 16)
+    pairs = PairCache(rows, pipe, 16, Path(config.cache_dir))
     index = 13
     batch = pairs.batch(torch.tensor([index]), pairs.conditions(torch.tensor([index])), torch.tensor([False]))
     source, target = (
@@ -111,14 +115,14 @@ def test_mirrored_pairs_are_mirrored_everywhere(make_config) -> None:
 
 
 def test_pictures_that_rows_share_are_kept_once(make_config) -> None:
-    groups = objective_of(make_config()).pairs.target_groups()
+    groups = list(objective_of(make_config()).pairs.target_groups())
     # Two photos with five experts, though each photo has two inputs.
     assert [tuple(group.shape) for group in groups] == [(5, 3, 16, 16)] * 2
 
 
-def test_training_needs_a_codec(make_config, tiny_pipeline) -> None:
+def test_training_needs_a_codec(make_config, tiny_pipeline, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`pretrained_model` has to have a vae"):
-        PairCache(read_split(make_config().dataset, "train"), tiny_pipeline(vae=None), 16)
+        PairCache(read_split(make_config().dataset, "train"), tiny_pipeline(vae=None), 16, tmp_path)
 
 
 def test_the_scale_of_a_stock_vae_is_told_by_its_blocks(tiny_pipeline) -> None:
@@ -151,8 +155,8 @@ def test_draws_depend_on_seed_and_step_alone(make_config) -> None:
     torch.manual_seed(99)
     again, other_step = objective.draw(5), objective.draw(6)
     other_seed = objective_of(make_config(seed=1)).draw(5)
-    assert torch.equal(first[0].photo, again[0].photo)
-    for one, same, step, seed in zip(first[1:], again[1:], other_step[1:], other_seed[1:], strict=True):
+    for name in ("indices", "condition", "timesteps", "noise", "other_noise"):
+        one, same, step, seed = (getattr(draw, name) for draw in (first, again, other_step, other_seed))
         assert torch.equal(one, same)
         assert not torch.equal(one, step)
         assert not torch.equal(one, seed)
@@ -160,7 +164,7 @@ def test_draws_depend_on_seed_and_step_alone(make_config) -> None:
 
 def test_timesteps_stay_in_the_range_that_sampling_visits_and_lean_to_low_noise(make_config) -> None:
     draws = {
-        power: torch.cat([objective_of(make_config(timestep_power=power, train_batch_size=256)).draw(0)[1]])
+        power: objective_of(make_config(timestep_power=power, train_batch_size=256)).draw(0).timesteps
         for power in (1.0, 3.0)
     }
     for timesteps in draws.values():
@@ -180,7 +184,7 @@ def test_timesteps_stay_in_the_range_that_sampling_visits_and_lean_to_low_noise(
     ],
 )
 def test_conditions_drop_out_as_often_as_asked(make_config, changes, zero_rows, zero_entries) -> None:
-    condition = objective_of(make_config(train_batch_size=400, **changes)).draw(0)[0].condition
+    condition = objective_of(make_config(train_batch_size=400, **changes)).draw(0).condition
     assert (condition == 0).all(1).float().mean() == pytest.approx(zero_rows, abs=0.07)
     assert (condition == 0).float().mean() == pytest.approx(zero_entries, abs=0.07)
 
@@ -204,9 +208,10 @@ def test_losses_are_those_of_the_equations(make_config, accelerator, prediction:
     torch.nn.init.normal_(pipe.grid_head.out.weight, std=0.1)
     model = Retoucher(pipe.unet, pipe.grid_head)
     with torch.no_grad():
-        terms = objective(model, 3, accelerator)
-
-        batch, timesteps, noise, other_noise = objective.draw(3)
+        draw = objective.draw(3)
+        terms = objective(model, 3, draw, 0, 1, accelerator.device)
+        batch = objective.pairs.batch(draw.indices, draw.condition, draw.flip)
+        timesteps, noise, other_noise = draw.timesteps, draw.noise, draw.other_noise
 
         def branch(condition: torch.Tensor, eps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             noisy = pipe.scheduler.add_noise(batch.latents, eps, timesteps)
@@ -249,6 +254,80 @@ def test_the_contrastive_term_comes_when_asked_for_and_after_the_warm_up(
     assert ("contrastive" in trainer.advance()) is contrasts
 
 
+def trained(config: TrainingConfig, accelerator: Accelerator, steps: int = 3) -> tuple[Trainer, list[dict]]:
+    trainer = Trainer(config, accelerator, read_split(config.dataset, "train"), None)
+    return trainer, [{name: value.item() for name, value in trainer.advance().items()} for _ in range(steps)]
+
+
+def test_the_contrastive_term_comes_every_so_many_steps_and_counts_as_many_times(make_config, accelerator) -> None:
+    config = make_config(contrastive_every=2, contrastive_warmup_steps=1, contrastive_weight=0.5, beta=2.0)
+    _, terms = trained(config, accelerator, 4)
+    assert ["contrastive" in entry for entry in terms] == [False, True, False, True]
+    for entry in terms:
+        expected = entry["noise"] + 2 * entry["pixel"] + 0.5 * 2 * entry.get("contrastive", 0)
+        assert entry["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+# Uneven: three of the eight pairs contrast, and conditions drop out.
+UNEVEN = {"train_batch_size": 8, "contrastive_batch_size": 3, "contrastive_warmup_steps": 0, "use_ema": False}
+
+
+@pytest.mark.parametrize("passes", [2, 8])
+def test_accumulated_gradients_of_unet_and_head_are_those_of_the_whole_batch(make_config, accelerator, passes) -> None:
+    whole, whole_terms = trained(make_config(**UNEVEN), accelerator, 1)
+    parts, part_terms = trained(make_config(gradient_accumulation_steps=passes, **UNEVEN), accelerator, 1)
+    assert part_terms[0] == pytest.approx(whole_terms[0], rel=1e-5)
+    # Adam's first moment after one step is a tenth of the clipped gradient.
+    one, other = (trainer.state()["optimizer"]["state"] for trainer in (whole, parts))
+    assert len(one) == len(whole.state()["model"])
+    scale = max(moments["exp_avg"].abs().max() for moments in one.values())
+    for index, moments in one.items():
+        assert torch.allclose(moments["exp_avg"], other[index]["exp_avg"], atol=1e-5 * scale)
+
+
+def test_the_published_form_accumulates_alike(make_config, accelerator) -> None:
+    form = {"contrastive": "published", **UNEVEN}
+    _, whole = trained(make_config(**form), accelerator, 1)
+    _, parts = trained(make_config(gradient_accumulation_steps=4, **form), accelerator, 1)
+    assert whole[0]["contrastive"] > 0
+    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
+
+
+def test_a_batch_that_processes_and_passes_do_not_divide_is_refused(make_config, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`train_batch_size` has to be a multiple of 3 .1 processes x 3 accumulation"):
+        train(make_config(gradient_accumulation_steps=3))
+    assert not (tmp_path / "run").exists()
+
+
+def test_gradient_checkpointing_changes_memory_not_the_result(make_config, accelerator) -> None:
+    plain, checkpointed = (
+        trained(make_config(gradient_checkpointing=on), accelerator)[0].state()["model"] for on in (False, True)
+    )
+    assert_same(plain, checkpointed)
+
+
+def test_min_snr_weighting_changes_the_noise_loss_alone(make_config, accelerator) -> None:
+    (even,), (weighted,) = (trained(make_config(snr_gamma=gamma), accelerator, 1)[1] for gamma in ("null", 0.01))
+    assert weighted["noise"] < 0.5 * even["noise"]
+    assert weighted["pixel"] == even["pixel"]
+
+
+def test_without_averaging_the_latest_weights_are_saved(make_config, accelerator, tmp_path: Path) -> None:
+    trainer, _ = trained(make_config(use_ema=False), accelerator)
+    with trainer.averaged():
+        trainer.save_model(tmp_path / "saved")
+    assert_same(weights(tmp_path / "saved"), trainer.state()["model"])
+    assert "ema" not in trainer.state()
+
+
+def test_8_bit_adam_is_refused_where_it_is_not_installed(make_config, accelerator) -> None:
+    if importlib.util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    config = make_config(use_8bit_adam=True)
+    with pytest.raises(ValueError, match="`use_8bit_adam` has to be false where bitsandbytes is not installed"):
+        Trainer(config, accelerator, read_split(config.dataset, "train"), None)
+
+
 def test_scores_are_standardised_by_what_experts_do_to_one_photo(make_config) -> None:
     pairs = objective_of(make_config()).pairs
     by_hand = [attribute_scores(targets).numpy().std(axis=0) for targets in pairs.target_groups()]
@@ -264,6 +343,19 @@ def test_the_learning_rate_rises_and_falls(make_config) -> None:
     assert all(later < earlier for earlier, later in zip(factors[4:], factors[5:], strict=False))
     assert 0 < factors[-1] < 0.02
     assert learning_rate_factor(0, make_config(lr_warmup_steps=0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("constant_with_warmup", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("constant", [1.0] * 6),
+    ],
+)
+def test_other_schedules(make_config, schedule: str, expected: list[float]) -> None:
+    config = make_config(lr_scheduler=schedule, lr_warmup_steps=2, max_train_steps=6)
+    assert [learning_rate_factor(step, config) for step in range(6)] == expected
 
 
 @pytest.mark.parametrize("levels", [0, 1, 2])
@@ -296,14 +388,17 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_what_it_should_and_nothing_else(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
+        "best",
+        "cache",
         "checkpoint-000004",
         "checkpoint-000006",
         "config.yaml",
         "final",
         "log.jsonl",
+        "report.html",
         "validation",
     ]
-    assert sorted(path.name for path in (finished / "validation").iterdir()) == ["000003.png", "000006.png"]
+    assert [path.name for path in finished.rglob(".*")] == []
 
 
 def test_the_configuration_of_a_run_is_kept(finished: Path, data: Path) -> None:
@@ -319,13 +414,26 @@ def test_the_log_holds_each_logging_step_once_and_each_validation_once(finished:
     assert all(math.isfinite(value) for record in log for value in record.values())
 
 
-def test_the_validation_sheet_shows_input_result_and_pairs(finished: Path) -> None:
-    with PIL.Image.open(finished / "validation" / "000006.png") as sheet:
-        assert sheet.size == (192 * (2 + 2 * 5), 144)
-
-
 def test_final_is_the_last_checkpoint(finished: Path) -> None:
     assert_same(weights(finished / "final"), weights(finished / "checkpoint-000006"))
+
+
+def test_best_holds_the_weights_of_the_best_validation(make_config, tmp_path: Path) -> None:
+    train(make_config(validation_steps=2, checkpoints_total_limit=3))
+    scores = {record["step"]: record["delta_e_c0"] for record in log_of(tmp_path / "run") if "delta_e_c0" in record}
+    best = min(scores, key=lambda step: (scores[step], step))
+    assert len(set(scores.values())) > 1
+    assert_same(weights(tmp_path / "run" / "best"), weights(tmp_path / "run" / f"checkpoint-{best:06d}"))
+
+
+def test_a_worse_validation_leaves_best_as_it_was(finished: Path, make_config, tmp_path: Path) -> None:
+    """Resumed behind a validation that nothing will beat."""
+    folder = copied(finished, tmp_path / "run", "checkpoint-000006", "final")
+    log = folder / "log.jsonl"
+    log.write_text(json.dumps({"step": 3, "delta_e_c0": 0.0}) + "\n" + log.read_text())
+    (folder / "best" / "mark").touch()
+    train(make_config(), resume="latest")
+    assert (folder / "best" / "mark").exists()
 
 
 def test_the_saved_pipeline_holds_averaged_weights_and_the_state_the_raw_ones(finished: Path) -> None:
@@ -363,7 +471,7 @@ def test_a_resumed_run_ends_with_the_weights_and_the_log_of_an_uninterrupted_one
     folder = copied(finished, tmp_path / "run", "checkpoint-000006", "final")
     with open(folder / "log.jsonl", "a") as file:
         file.write('{"step": 5, "lo')
-    train(make_config(), resume=True)
+    train(make_config(), resume="latest")
     assert_same(weights(folder / "final"), weights(finished / "final"))
     resumed, straight = (
         torch.load(run / "checkpoint-000006" / "training_state.pt", weights_only=True) for run in (folder, finished)
@@ -385,7 +493,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(finished: Path, make_c
     folder = copied(finished, tmp_path / "run", "final")
     state = folder / "checkpoint-000006" / "training_state.pt"
     state.write_bytes(state.read_bytes()[:1000])
-    train(make_config(), resume=True)
+    train(make_config(), resume="latest")
     assert "Skipping the damaged checkpoint" in caplog.text
     assert_same(weights(folder / "final"), weights(finished / "final"))
 
@@ -393,14 +501,14 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(finished: Path, make_c
 def test_a_run_killed_before_its_last_save_still_gets_its_final_pipeline(finished, make_config, tmp_path) -> None:
     """The last checkpoint was there, `final` was not yet."""
     folder = copied(finished, tmp_path / "run", "final")
-    train(make_config(), resume=True)
+    train(make_config(), resume="latest")
     assert_same(weights(folder / "final"), weights(finished / "final"))
     assert log_of(folder) == log_of(finished)
 
 
 def test_resuming_with_more_steps_goes_on(finished: Path, make_config, tmp_path: Path) -> None:
     folder = copied(finished, tmp_path / "run")
-    train(make_config(max_train_steps=8), resume=True)
+    train(make_config(max_train_steps=8), resume="latest")
     assert (folder / "checkpoint-000008").is_dir()
     assert not torch.equal(
         weights(folder / "final")["unet.conv_in.weight"], weights(finished / "final")["unet.conv_in.weight"]
@@ -409,7 +517,7 @@ def test_resuming_with_more_steps_goes_on(finished: Path, make_config, tmp_path:
 
 def test_resuming_where_nothing_was_saved_starts_anew(finished: Path, make_config, tmp_path: Path) -> None:
     folder = copied(finished, tmp_path / "run", "checkpoint-*", "final")
-    train(make_config(), resume=True)
+    train(make_config(), resume="latest")
     assert_same(weights(folder / "final"), weights(finished / "final"))
     assert len(log_of(folder)) == len(log_of(finished))
 
@@ -422,13 +530,45 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, make_config, tmp_path:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(finished: Path, make_config, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.1}, "`learning_rate` has to be 0.0005 to continue the checkpoint of step 6, got 0.1"),
+        ({"train_batch_size": 8}, "`train_batch_size` has to be 4 to continue"),
+        ({"model_block_out_channels": [16, 16]}, "`model` has to be {.*} to continue"),
+        ({"contrastive": "published"}, "`contrastive` has to be signed to continue"),
+        ({"lora_rank": 4, "pretrained_model": "bundled"}, "`pretrained_model` has to be None to continue"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_refused_in_one_sentence(
+    finished: Path, make_config, tmp_path: Path, change, message
+) -> None:
     folder = copied(finished, tmp_path / "run")
-    before = (folder / "config.yaml").read_bytes()
-    with pytest.raises(ValueError, match="`output_dir` .* has to hold checkpoints of the recipe's model") as raised:
-        train(make_config(model_block_out_channels=[16, 16]), resume=True)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=message) as raised:
+        train(make_config(**change), resume="latest")
     assert "\n" not in str(raised.value)
-    assert (folder / "config.yaml").read_bytes() == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(finished: Path, make_config, tmp_path: Path) -> None:
+    copied(finished, tmp_path / "run")
+    other = write_data_set(tmp_path / "other", {"train": 1, "validation": 1})
+    with pytest.raises(ValueError, match="`dataset` has to be the data of the checkpoint of step 6, got other"):
+        train(make_config(dataset=other), resume="latest")
+
+
+def test_a_data_set_that_moved_is_the_same_data_set(finished: Path, data: Path, make_config, tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path / "run", "checkpoint-000006", "final")
+    shutil.copytree(data, tmp_path / "moved")
+    train(make_config(dataset=tmp_path / "moved"), resume="latest")
+    assert_same(weights(folder / "final"), weights(finished / "final"))
+
+
+def test_a_run_may_be_continued_from_a_checkpoint_of_choice(finished: Path, make_config, tmp_path: Path) -> None:
+    """With other checkpoints at hand, and other settings of what does not touch the weights."""
+    train(make_config(checkpointing_steps=100, num_validation_photos=2), resume=finished / "checkpoint-000004")
+    assert_same(weights(tmp_path / "run" / "final"), weights(finished / "final"))
 
 
 def test_training_continues_from_a_pretrained_pipeline(finished: Path, make_config, tmp_path: Path) -> None:
@@ -437,16 +577,22 @@ def test_training_continues_from_a_pretrained_pipeline(finished: Path, make_conf
     assert all(torch.allclose(trained[name], start[name], atol=1e-9) for name in start)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(finished, make_config, tmp_path) -> None:
-    folder = copied(finished, tmp_path / "run", "checkpoint-000006", "final")
-    before = {path: path.read_bytes() for path in (folder / "checkpoint-000004").rglob("*") if path.is_file()}
-    with pytest.raises(FloatingPointError, match=r"The loss at step \d+ is .*; the last checkpoint is kept"):
-        train(
-            make_config(learning_rate=1e30, checkpointing_steps=100, validation_steps=100, max_train_steps=20),
-            resume=True,
-        )
-    assert [path.name for path in folder.glob("*checkpoint*")] == ["checkpoint-000004"]
-    assert {path: path.read_bytes() for path in (folder / "checkpoint-000004").rglob("*") if path.is_file()} == before
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_checkpoint_and_batch(make_config, tmp_path) -> None:
+    with pytest.raises(FloatingPointError, match="The loss at step 1 is .*; the batch is in .*, the last") as e:
+        train(make_config(learning_rate=1e30, checkpointing_steps=1, validation_steps=100, max_train_steps=20))
+    run = tmp_path / "run"
+    assert [path.name for path in run.glob("*checkpoint*")] == ["checkpoint-000001"]
+    assert load_state(run / "checkpoint-000001")["step"] == 1
+    (path,) = run.glob("*.safetensors")
+    assert str(path) in str(e.value)
+    objective = objective_of(make_config())
+    draw = objective.draw(1)
+    with safe_open(path, framework="pt") as file:
+        saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        photo_ids = json.loads(file.metadata()["photo_ids"])
+    batch = objective.pairs.batch(draw.indices, draw.condition, draw.flip)
+    assert_same(saved, {**vars(batch), **vars(draw)})
+    assert photo_ids == [read_split(make_config().dataset, "train")[i]["photo_id"] for i in draw.indices.tolist()]
 
 
 def test_a_gradient_that_is_not_a_number_never_reaches_the_weights(make_config, accelerator) -> None:
@@ -473,7 +619,7 @@ def test_an_empty_split_is_refused_before_anything_is_written(make_config, tmp_p
 def test_a_missing_data_set_is_refused_before_anything_is_written(make_config, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="`folder` has to hold data/train"):
         train(make_config(dataset=tmp_path))
-    with pytest.raises(ValueError, match="`dataset` has to be the folder of a data set"):
+    with pytest.raises(ValueError, match="`dataset` has to be the folder or Hub id of a data set"):
         train(make_config(dataset="''"))
     assert not (tmp_path / "run").exists()
 
@@ -502,34 +648,3 @@ def test_averaged_weights_are_only_lent(make_config, accelerator) -> None:
         assert not torch.equal(pipe.unet.conv_in.weight, raw["unet.conv_in.weight"])
         raise RuntimeError("while validating")
     assert_same(trainer.state()["model"], raw)
-
-
-def test_validation_measures_the_pipeline_and_leaves_it_in_training_mode(make_config, tmp_path: Path) -> None:
-    config = make_config(num_validation_photos=2)
-    pipe = new_pipeline(config.model)
-    pipe.set_progress_bar_config(disable=True)
-    torch.nn.init.zeros_(pipe.grid_head.out.weight)  # exactly the identity
-    rows = read_split(config.dataset, "validation")
-    random_state = torch.get_rng_state()
-    pipe.unet.train()
-    report = validate(pipe, rows, config, tmp_path / "sheets" / "1.png")
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert pipe.unet.training
-    chosen = list(rows)[:5] + list(rows)[5:10]
-    pairs = [(np.asarray(decode(row["input"])) / 255, np.asarray(decode(row["target"])) / 255) for row in chosen]
-    expected = np.mean([delta_e_2000(*pair) for pair in pairs])
-    for name in ("input", "c0", "oracle"):
-        assert report[f"delta_e_{name}"] == pytest.approx(expected, abs=0.02)
-    with PIL.Image.open(tmp_path / "sheets" / "1.png") as sheet:
-        assert sheet.size == (192 * 12, 144 * 2)
-
-
-def test_photos_with_fewer_experts_still_fit_on_the_validation_sheet(make_config, tmp_path: Path) -> None:
-    config = make_config(num_validation_photos=2)
-    pipe = new_pipeline(config.model)
-    pipe.set_progress_bar_config(disable=True)
-    rows = read_split(config.dataset, "validation").select([0, 1, 2, 3, 4, 10, 11])
-    validate(pipe, rows, config, tmp_path / "sheet.png")
-    with PIL.Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (192 * 12, 144 * 2)
-        assert sheet.getpixel((192 * 12 - 1, 287)) == (255, 255, 255)

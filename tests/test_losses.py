@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffretouch.training.losses import (
+    min_snr_weights,
     noise_loss,
     pixel_loss,
     published_contrastive_loss,
@@ -26,7 +27,20 @@ BOTH = pytest.mark.parametrize("loss", [published_contrastive_loss, signed_contr
 def test_noise_loss_is_the_mean_squared_error() -> None:
     prediction = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
     noise = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1)
-    assert noise_loss(prediction, noise).item() == pytest.approx((0 + 4 + 9 + 16) / 4)
+    assert noise_loss(prediction, noise, torch.ones(1)).item() == pytest.approx((0 + 4 + 9 + 16) / 4)
+
+
+def test_noise_loss_counts_each_picture_by_its_weight() -> None:
+    prediction, noise = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.zeros(2, 1, 1, 1)
+    assert noise_loss(prediction, noise, torch.tensor([2.0, 0.5])).item() == pytest.approx((2 * 1 + 0.5 * 9) / 2)
+
+
+@pytest.mark.parametrize(("prediction_type", "over"), [("epsilon", 0), ("v_prediction", 1)])
+def test_min_snr_weights_cap_what_low_noise_counts(prediction_type: str, over: int) -> None:
+    # alpha_bar of SNR 1, 4 and 20; min(SNR, 5) over SNR, or over SNR + 1 for the velocity.
+    signal = torch.tensor([1 / 2, 4 / 5, 20 / 21], dtype=torch.float64)
+    expected = [1 / (1 + over), 4 / (4 + over), 5 / (20 + over)]
+    assert min_snr_weights(signal, 5.0, prediction_type).tolist() == pytest.approx(expected)
 
 
 def test_pixel_loss_is_the_mean_squared_error_and_reaches_clipped_pixels() -> None:
@@ -125,3 +139,14 @@ def test_gradients_match_finite_differences(loss) -> None:
     branches = [torch.randn(2, 4, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(3)]
     condition = torch.tensor([[1.0, -1, 0, 0.3], [0, 0.7, -0.2, 1]], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda *b: loss(*b, condition), branches)
+
+
+@BOTH
+def test_the_mean_over_parts_of_a_batch_is_the_loss_of_the_whole(loss) -> None:
+    """However unevenly the attributes that count fall on the parts."""
+    generator = torch.Generator().manual_seed(1)
+    branches = [torch.randn(4, 4, dtype=torch.float64, generator=generator) for _ in range(3)]
+    condition = torch.tensor([[1.0, -1, 0.5, 0.3], [0, 0, 0, 0], [0, 0.7, -0.2, 1], [0, 0, 0, 1]], dtype=torch.float64)
+    share = (condition != 0).sum() / 2
+    parts = [loss(*(b[n::2] for b in branches), condition[n::2], count=share) for n in range(2)]
+    assert (sum(parts) / 2).item() == pytest.approx(loss(*branches, condition).item())

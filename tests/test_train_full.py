@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -68,35 +69,68 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {**pipe.unet.state_dict(), **pipe.grid_head.state_dict()}
 
 
-def test_a_run_killed_while_saving_resumes_to_the_very_same_weights(command, script, tmp_path: Path) -> None:
-    killed = launch("-c", KILLED_WHILE_SAVING, str(SCRIPT), *command("killed"))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def kill_at_step(step: int, log: Path, *arguments: str) -> None:
+    """Start the script and SIGKILL it as soon as its log has reached `step`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    run = subprocess.Popen([sys.executable, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while run.poll() is None and time.monotonic() < deadline:
+        if log.is_file() and f'"step": {step}' in log.read_text():
+            run.kill()
+        time.sleep(0.001)
+    assert run.wait() == -signal.SIGKILL, run.stderr.read()
+
+
+def test_a_run_killed_at_work_and_killed_while_saving_ends_with_the_very_same_weights(
+    command, script, tmp_path: Path, capsys
+) -> None:
     folder = tmp_path / "killed"
+    killed = launch("-c", KILLED_WHILE_SAVING, str(SCRIPT), *command("killed", max_train_steps=30))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert sorted(path.name for path in folder.glob("*checkpoint*")) == [
         ".checkpoint-000004.part",
         "checkpoint-000002",
     ]
-
-    resumed = launch(str(SCRIPT), *command("killed"), "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"The trained pipeline is in {folder / 'final'}" in resumed.stdout
-    assert sorted(path.name for path in folder.glob("*checkpoint*")) == ["checkpoint-000004", "checkpoint-000006"]
+    (folder / "cache" / ".entry.part").touch()
+    kill_at_step(10, folder / "log.jsonl", str(SCRIPT), *command("killed", max_train_steps=30), "--resume")
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert script.main(command("straight")) == 0
+    arguments = command("killed", max_train_steps=30)
+    assert script.main([*arguments, "--resume_from_checkpoint", "latest"]) == 0
+    assert f"The trained pipeline is in {folder / 'final'}" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.glob("*checkpoint*")) == ["checkpoint-000028", "checkpoint-000030"]
+    assert [path.name for path in folder.rglob(".*")] == []
+    assert script.main(command("straight", max_train_steps=30)) == 0
     torch.set_num_threads(threads)
-    straight, other = weights(tmp_path / "straight" / "final"), weights(folder / "final")
-    assert straight.keys() == other.keys()
-    assert [name for name in straight if not torch.equal(straight[name], other[name])] == []
+    assert_same(weights(tmp_path / "straight" / "final"), weights(folder / "final"))
+    logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in ("killed", "straight")]
+    records = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in log] for log in logs]
+    assert records[0] == records[1]
+    for checkpoint in ("checkpoint-000028", "checkpoint-000030"):
+        DiffRetouchPipeline.from_pretrained(folder / checkpoint)
 
-    for run in ("killed", "straight"):
-        log = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
-        assert [record["step"] for record in log if "loss" in record] == [2, 4, 6]
-        assert [record["step"] for record in log if "delta_e_c0" in record] == [3, 6]
-        assert (tmp_path / run / "validation" / "000006.png").is_file()
-        for checkpoint in ("checkpoint-000004", "checkpoint-000006"):
-            DiffRetouchPipeline.from_pretrained(tmp_path / run / checkpoint)
+
+def test_two_processes_train_as_one_does(command, script, tmp_path: Path) -> None:
+    """The same global batch, three of whose four pairs contrast; each process accumulates two passes."""
+    recipe = {"contrastive_batch_size": 3, "contrastive_warmup_steps": 0, "max_train_steps": 4}
+    processes = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = launch(*processes, str(SCRIPT), *command("two", gradient_accumulation_steps=2, **recipe))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The trained pipeline is in") == 1
+    assert script.main(command("one", **recipe)) == 0
+
+    logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in ("two", "one")]
+    losses = [[json.loads(line)["loss"] for line in log if "loss" in line] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-5)
+    two, one = weights(tmp_path / "two" / "final"), weights(tmp_path / "one" / "final")
+    for name, value in one.items():
+        assert torch.allclose(two[name], value, atol=1e-5), name
 
 
 def test_a_recipe_may_be_a_file(script, command, tmp_path: Path) -> None:
@@ -113,9 +147,12 @@ def test_a_recipe_may_be_a_file(script, command, tmp_path: Path) -> None:
         (["--recipe", "none"], "none"),
         (["--recipe", "smoke", "speed=1"], "Unknown recipe key 'speed'"),
         (["--recipe", "smoke", "seed=x"], "`seed` has to be of type int, got 'x'"),
-        (["--recipe", "smoke"], "`dataset` has to be the folder of a data set"),
-        (["--recipe", "smoke", "dataset=missing"], "`folder` has to hold data/train-*.parquet, got missing"),
+        (["--recipe", "smoke"], "`dataset` has to be the folder or Hub id of a data set"),
+        (["--recipe", "smoke", "dataset=./missing"], "`dataset` has to be a folder or the id of a data set"),
         (["--recipe", "."], "directory"),
+        (["--recipe", "smoke", "--fast"], "An override has to be key=value, got 'fast'"),
+        (["--recipe", "my_style", "dataset=x"], "`lora_rank` has to be null to train every weight, got 16"),
+        (["--recipe", "smoke", "dataset=x", "--resume", "missing"], "A checkpoint to resume has to hold"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(script, arguments, message, capsys, tmp_path, monkeypatch) -> None:
@@ -134,13 +171,13 @@ def test_a_run_that_exists_is_refused_without_resume(script, command, tmp_path: 
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["checkpoint-000002"]
 
 
-def test_a_loss_that_is_no_number_is_exit_code_1_and_keeps_the_checkpoint(script, command, tmp_path, capsys) -> None:
-    assert script.main(command(max_train_steps=2)) == 0
-    arguments = command(learning_rate=1e30, max_train_steps=20, checkpointing_steps=100, validation_steps=100)
-    assert script.main([*arguments, "--resume"]) == 1
-    assert "the last checkpoint is kept" in capsys.readouterr().err.splitlines()[-1]
-    assert [path.name for path in (tmp_path / "run").glob("*checkpoint*")] == ["checkpoint-000002"]
-    assert script.main([*command(max_train_steps=3), "--resume"]) == 0
+def test_a_loss_that_is_no_number_is_exit_code_1_and_names_the_batch(script, command, tmp_path, capsys) -> None:
+    changes = {"learning_rate": 1e30, "max_train_steps": 20, "checkpointing_steps": 1, "validation_steps": 100}
+    assert script.main(command(**changes)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"the batch is in {tmp_path / 'run' / 'not-finite-000001.safetensors'}" in last
+    assert "the last checkpoint is kept" in last
+    assert [path.name for path in (tmp_path / "run").glob("*checkpoint*")] == ["checkpoint-000001"]
 
 
 def test_a_missing_pretrained_model_is_one_line(script, command, tmp_path: Path, capsys) -> None:

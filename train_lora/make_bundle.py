@@ -1,9 +1,9 @@
 """Turn a finished run and its evaluation into the bundled model, card included.
 
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic
-python benchmarks/quality.py --model runs/bundled/final --dataset data-synthetic --split test -o quality.json
+diffretouch evaluate data-synthetic --model runs/bundled/final -o evaluation
 python docs/make_pictures.py examples/photo.jpg --name rhino --model runs/bundled/final
-python train_lora/make_bundle.py runs/bundled quality.json
+python train_lora/make_bundle.py runs/bundled quality.json --min_timestep 700 --steps 2 --fast_timesteps 999
 """
 
 from __future__ import annotations
@@ -29,16 +29,22 @@ PICTURES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of train_full.py")
-    parser.add_argument("evaluation", type=Path, nargs="?", help="JSON of benchmarks/quality.py on the test split")
+    parser.add_argument("evaluation", type=Path, nargs="?", help="quality.json of `diffretouch evaluate`")
     parser.add_argument("--limits", type=Path, default=DOCS / "bundled-limits.txt", help="one observed limit per line")
     parser.add_argument(
         "--min_timestep", type=int, help="where sampling stops, chosen on the validation split (default: as trained)"
     )
+    parser.add_argument("--steps", type=int, help="its default, chosen with benchmarks/steps.py (default: as trained)")
+    parser.add_argument("--fast_timesteps", help="of `--fast`, joined by commas (default: a fifth of the steps)")
     options = parser.parse_args()
     folder = Path(BUNDLED_MODEL)
     pipe = DiffRetouchPipeline.from_pretrained(options.run / "final")
-    if options.min_timestep is not None:
-        pipe.register_to_config(min_timestep=options.min_timestep)
+    chosen = {
+        "min_timestep": options.min_timestep,
+        "default_num_inference_steps": options.steps,
+        "fast_timesteps": options.fast_timesteps,
+    }
+    pipe.register_to_config(**{name: value for name, value in chosen.items() if value is not None})
     shutil.rmtree(folder, ignore_errors=True)
     export(pipe, folder)
     write_model_card(

@@ -156,6 +156,8 @@ def _opened(source: str | Path, split: str, streaming: bool, revision: str | Non
     folder = Path(source)
     files = sorted(str(file) for file in folder.glob(f"data/{split}-*.parquet"))
     if files:
+        if not any(pq.ParquetFile(file).metadata.num_rows for file in files):  # which `datasets` reports as a riddle
+            raise ValueError(f"The {split} split of the data set {source} has to hold at least one row, got none.")
         return load_dataset("parquet", data_files={split: files}, split=split, streaming=streaming)
     if not folder.is_dir() and not _HUB_ID.fullmatch(str(source)):
         raise FileNotFoundError(f"`dataset` has to be a folder or the id of a data set on the Hub, got {source}.")

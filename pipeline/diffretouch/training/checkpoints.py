@@ -1,12 +1,13 @@
-"""Checkpoints: a folder that loads with `from_pretrained` and from which training continues."""
+"""Checkpoints: folders that load with `from_pretrained` or `load_lora_weights`, from which training continues."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import torch
 from safetensors import SafetensorError
 
 from ..files import folder_atomically, write_atomically
-from ..pipeline_diffretouch import DiffRetouchPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -24,30 +24,36 @@ _STATE = "training_state.pt"
 _LOG = "log.jsonl"
 
 
-def save_checkpoint(output_dir: Path, step: int, pipe: DiffRetouchPipeline, state: dict[str, Any]) -> Path:
-    """Write `output_dir/checkpoint-{step}`: the pipeline (averaged weights) and the state to continue from.
+def save_checkpoint(output_dir: Path, step: int, save_model: Callable[[Path], None], state: dict[str, Any]) -> Path:
+    """Write `output_dir/checkpoint-{step}`: what `save_model` puts there, and the state to continue from.
 
     Raises:
         OSError: if it cannot be written; no trace of it is left then.
     """
     target = output_dir / f"checkpoint-{step:06d}"
-    # A kill may have left a half-written checkpoint of a step that this run does not save.
-    for leftover in output_dir.glob(".checkpoint-*.part"):
-        shutil.rmtree(leftover)
     with _as_os_error(target), folder_atomically(target) as folder:
-        pipe.save_pretrained(folder)
+        save_model(folder)
         torch.save({"step": step, **state}, folder / _STATE)
     return target
 
 
-def save_pipeline(pipe: DiffRetouchPipeline, target: Path) -> None:
-    """Write the pipeline as the folder `target`, replacing an older one once the new one is complete.
+def save_folder(target: Path, save_model: Callable[[Path], None]) -> None:
+    """Write what `save_model` puts there as the folder `target`; an older one is replaced once the new is complete.
 
     Raises:
         OSError: if it cannot be written; `target` is then as it was.
     """
     with _as_os_error(target), folder_atomically(target) as folder:
-        pipe.save_pretrained(folder)
+        save_model(folder)
+
+
+def clear_leftovers(output_dir: Path) -> None:
+    """Delete what a kill left half written."""
+    for leftover in output_dir.glob(".*.part"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 @contextmanager
@@ -65,12 +71,28 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
 
 
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """State that `save_checkpoint` wrote into the folder `checkpoint`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
+    """
+    if not (checkpoint / _STATE).is_file():
+        raise FileNotFoundError(f"A checkpoint to resume has to hold {_STATE}, got {checkpoint}.")
+    try:
+        return torch.load(checkpoint / _STATE, weights_only=True, map_location="cpu")
+    except Exception as error:  # noqa: BLE001 (torch raises many kinds for a damaged file)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"The checkpoint {checkpoint} has to be undamaged, got: {reason}") from error
+
+
 def load_latest_state(output_dir: Path) -> dict[str, Any] | None:
     """State of the newest checkpoint that reads well, None if there is none; warns of each damaged one it skips."""
     for checkpoint in reversed(list_checkpoints(output_dir)):
         try:
-            return torch.load(checkpoint / _STATE, weights_only=True, map_location="cpu")
-        except Exception as error:  # noqa: BLE001 (torch raises many kinds for a damaged file; all mean: skip it)
+            return load_state(checkpoint)
+        except (FileNotFoundError, ValueError) as error:
             logger.warning("Skipping the damaged checkpoint %s: %s", checkpoint, error)
     return None
 
@@ -85,6 +107,13 @@ def append_log(output_dir: Path, record: dict[str, Any]) -> None:
     """Add one JSON line to `output_dir/log.jsonl`."""
     with open(output_dir / _LOG, "a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def best_so_far(output_dir: Path, metric: str) -> float:
+    """Lowest value of `metric` in `output_dir/log.jsonl`, infinity before the first."""
+    log = output_dir / _LOG
+    records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    return min((record[metric] for record in records if metric in record), default=math.inf)
 
 
 def cut_log(output_dir: Path, step: int) -> None:

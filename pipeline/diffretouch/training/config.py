@@ -15,6 +15,9 @@ import yaml
 
 from ..files import write_atomically
 
+# What a LoRA run may train whole.
+WHOLE_MODULES = ("grid_head", "conv_in", "conv_out")
+
 
 @dataclass
 class ModelConfig:
@@ -41,32 +44,57 @@ class ModelConfig:
 
 @dataclass
 class TrainingConfig:
-    """Everything a training run depends on; the same configuration and data give the same weights on one CPU."""
+    """Everything a training run depends on; the same configuration and data give the same weights on one CPU.
+
+    Names are those of diffusers' training scripts where these have the setting.
+    """
 
     # What and where
-    dataset: str = ""  # folder in the data set schema
+    dataset: str = ""  # folder or Hub id of a data set in the schema
+    streaming: bool = False  # read rows as they come, once; keeps no copy of the data set beside `cache_dir`
+    bad_rows: str = "stop"  # "stop" | "skip": what broken pictures and missing values do
     output_dir: str = "runs/diffretouch"
-    pretrained_model: str | None = None  # folder or Hub id to start from; None = an untrained `model`
+    cache_dir: str | None = None  # encoded pictures, kept between runs; None = `output_dir`/cache
+    pretrained_model: str | None = None  # "bundled", a folder or a Hub id to start from; None = an untrained `model`
     model: ModelConfig = field(default_factory=ModelConfig)
     seed: int = 0
 
+    # Which weights: all of them, or low-rank updates of the UNet and a few whole modules
+    lora_rank: int | None = None  # None = every weight
+    lora_alpha: float | None = None  # updates count alpha / rank; None = `lora_rank`, so that the rank sets no scale
+    # Ends of names in the UNet: attention, but for the query and key of cross-attention, which with one context token
+    # have nothing to choose from. Residual blocks follow with conv1, conv2 and conv_shortcut.
+    lora_target_modules: list[str] = field(default_factory=lambda: ["attn1.to_q", "attn1.to_k", "to_v", "to_out.0"])
+    # Trained whole and saved with the adapter, any of grid_head, conv_in, conv_out. The head makes every grid from
+    # four features, too few to bend towards a new style by low rank.
+    lora_train_whole: list[str] = field(default_factory=lambda: ["grid_head", "conv_in", "conv_out"])
+
     # How long
     max_train_steps: int = 6000  # optimiser steps
-    train_batch_size: int = 16  # pairs per step, over all processes
+    train_batch_size: int = 16  # pairs per optimiser step, over all processes and accumulated parts
+    gradient_accumulation_steps: int = 1  # parts of each process' share; changes memory, not the result
+    gradient_checkpointing: bool = False  # less memory for a third more time
     learning_rate: float = 5e-4  # peak; AdamW
-    lr_warmup_steps: int = 200  # linear rise, then cosine to zero
+    lr_scheduler: str = "cosine"  # "cosine" | "linear" to zero | "constant_with_warmup" | "constant", no warm-up
+    lr_warmup_steps: int = 200  # linear rise
+    use_8bit_adam: bool = False  # optimiser state in 8 bits; needs bitsandbytes
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.99
     adam_weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"  # "no" | "fp16" | "bf16"; bf16 is slower than fp32 on most CPUs
-    ema_decay: float = 0.999  # of the weights that are validated and saved; ramps up over the first steps
+    use_ema: bool = True  # validate and save averaged weights
+    ema_decay: float = 0.999  # ramps up over the first steps
 
     # Loss
     beta: float = 10.0  # weight of the pixel loss; the paper's 0.01 is for a pretrained Stable Diffusion
+    snr_gamma: float | None = None  # min-SNR weighting of the noise loss (Hang et al. 2023, who use 5); None = even
     contrastive: str = "signed"  # "signed" | "published" | "none"
     contrastive_weight: float = 0.3  # lambda
     contrastive_temperature: float = 0.1  # tau of the published form
     contrastive_warmup_steps: int = 300  # reconstruction alone first, while pictures are still noise
     contrastive_batch_size: int = 4  # pairs of each batch that also run the positive and the negative branch
+    contrastive_every: int = 1  # only at every so manieth step, weighted as many times
     timestep_power: float = 1.5  # t = min + (max - min) u^power: above 1, low noise, where grids are read, counts more
 
     # Conditions
@@ -83,7 +111,14 @@ class TrainingConfig:
     checkpoints_total_limit: int = 2
     validation_steps: int = 500
     num_validation_photos: int = 8
+    # What `output_dir`/best is best at; per expert of a photo: "delta_e_c0", all sliders at 0, or "delta_e_oracle"
+    metric_for_best_model: str = "delta_e_c0"
     logging_steps: int = 50
+    report_to: str = "tensorboard"  # "tensorboard" | "wandb" | "none"
+
+    # The Hub
+    push_to_hub: bool = False  # the final model or adapter, once the run is complete
+    hub_model_id: str | None = None  # None = the name of `output_dir`, in your own namespace
 
 
 def load_config(recipe: str | Path | None, overrides: list[str]) -> TrainingConfig:
@@ -163,14 +198,19 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
 # (lowest, highest) of each number that has bounds; what is open on one side has an infinite end.
 _BOUNDS = {
     "seed": (0, 2**32 - 1),
+    "lora_rank": (1, math.inf),
     "max_train_steps": (1, math.inf),
     "train_batch_size": (1, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
     "lr_warmup_steps": (0, math.inf),
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
     "adam_weight_decay": (0, math.inf),
     "ema_decay": (0, 1),
     "beta": (0, math.inf),
     "contrastive_weight": (0, math.inf),
     "contrastive_warmup_steps": (0, math.inf),
+    "contrastive_every": (1, math.inf),
     "condition_dropout": (0, 1),
     "attribute_dropout": (0, 1),
     "condition_jitter": (0, 1),
@@ -187,10 +227,22 @@ _BOUNDS = {
     "model.head_mid_channels": (1, math.inf),
     "model.grid_depth": (1, math.inf),
 }
-_POSITIVE = ("learning_rate", "max_grad_norm", "contrastive_temperature", "timestep_power", "model.beta_start")
+_POSITIVE = (
+    "lora_alpha",
+    "learning_rate",
+    "max_grad_norm",
+    "snr_gamma",
+    "contrastive_temperature",
+    "timestep_power",
+    "model.beta_start",
+)
 _CHOICES = {
+    "bad_rows": ("stop", "skip"),
+    "lr_scheduler": ("cosine", "linear", "constant_with_warmup", "constant"),
     "contrastive": ("signed", "published", "none"),
     "mixed_precision": ("no", "fp16", "bf16"),
+    "metric_for_best_model": ("delta_e_c0", "delta_e_oracle"),
+    "report_to": ("tensorboard", "wandb", "none"),
     "model.prediction_type": ("epsilon", "v_prediction"),
 }
 
@@ -198,15 +250,19 @@ _CHOICES = {
 def _check(config: TrainingConfig) -> None:
     value = {**vars(config), **{f"model.{name}": setting for name, setting in vars(config.model).items()}}
     for name, (low, high) in _BOUNDS.items():
-        if not low <= value[name] <= high:
+        if value[name] is not None and not low <= value[name] <= high:
             allowed = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
             raise ValueError(f"`{name}` has to be {allowed}, got {value[name]}.")
     for name in _POSITIVE:
-        if value[name] <= 0:
+        if value[name] is not None and value[name] <= 0:
             raise ValueError(f"`{name}` has to be positive, got {value[name]}.")
     for name, choices in _CHOICES.items():
         if value[name] not in choices:
             raise ValueError(f"`{name}` has to be one of {choices}, got {value[name]!r}.")
+    if not config.lora_target_modules:
+        raise ValueError("`lora_target_modules` has to name at least one kind of module, got none.")
+    if not set(config.lora_train_whole) <= set(WHOLE_MODULES):
+        raise ValueError(f"`lora_train_whole` has to be a list from {WHOLE_MODULES}, got {config.lora_train_whole}.")
     some, all_pairs = config.contrastive_batch_size, config.train_batch_size
     if not 0 <= some <= all_pairs:
         raise ValueError(f"`contrastive_batch_size` has to be in [0, {all_pairs}], got {some}.")

@@ -1,19 +1,26 @@
-"""Training pairs in memory: every distinct picture decoded and encoded once, batches drawn by step number."""
+"""Training pairs on disk: every distinct picture decoded and encoded once, ever; batches drawn by step number."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from diffusers.models.modeling_utils import ModelMixin
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from tqdm.auto import tqdm
 
-from ..attributes import attribute_view
-from ..data.dataset import decode
+from ..attributes import attribute_scores, attribute_view, conditions_quantile
+from ..data.dataset import decode, good_rows
+from ..files import write_atomically
 from ..pipeline_diffretouch import DiffRetouchPipeline
 
 
@@ -31,48 +38,71 @@ class Batch:
 class PairCache:
     """All pairs of a split, ready for the UNet.
 
-    Rows of one photo share their input and their targets, so pictures are keyed by their bytes and kept once.
+    Rows of one photo share their input and their targets, so pictures are keyed by their bytes and kept once, in files
+    that the next run over the same pictures finds again. What is in memory is a table of file names.
 
     Args:
-        rows: a split in the data set schema, not empty, pictures undecoded.
+        rows: a split in the data set schema, pictures undecoded; read once, so it may be a stream.
         pipe: gives the conditioning (`encode_photo`) and the latents (`vae`).
         pixel_size: side of the squashed pictures.
+        folder: of the encoded pictures; made if missing. Several processes and runs may share it.
+        bad_rows: "stop" or "skip", see `good_rows`.
+        device: where the `vae` works; it stays on the CPU otherwise.
+
+    Attributes:
+        one_expert: whether every photo has a single target. Where such a data set's conditions are all 0 besides, c
+            falls back to the quantile of each score's change over the data set.
+        photo_ids: of the rows.
+        fingerprint: of pictures and conditions, hexadecimal; equal data sets have equal ones.
+        latent_shape: (4, h, w).
 
     Raises:
-        ValueError: if the pipeline has no `vae`.
+        ValueError: if the pipeline has no `vae`, or a row is bad.
+        OSError: if the folder cannot be written.
     """
 
-    def __init__(self, rows: Dataset, pipe: DiffRetouchPipeline, pixel_size: int):
+    def __init__(
+        self,
+        rows: Iterable[dict[str, Any]],
+        pipe: DiffRetouchPipeline,
+        pixel_size: int,
+        folder: Path,
+        bad_rows: str = "stop",
+        device: torch.device | str = "cpu",
+    ):
         if pipe.vae is None:
             raise ValueError("`pretrained_model` has to have a vae to encode targets, got a pipeline without one.")
-        self._pixel_size = pixel_size
-        self._pipe = pipe
-        self._vae_side = pipe.unet.config.sample_size * vae_scale_factor(pipe.vae)
-        self._inputs = _Store((row["input"]["bytes"] for row in _watched(rows, "input")), self._encode_input)
-        self._targets = _Store((row["target"]["bytes"] for row in _watched(rows, "target")), self._encode_target)
-        self._conditions = torch.tensor(list(rows["condition"]))  # (N, 4)
-        groups: dict[str, set[int]] = {}
-        for photo_id, target in zip(rows["photo_id"], self._targets.places.tolist(), strict=True):
-            groups.setdefault(photo_id, set()).add(target)
-        self._groups = sorted({tuple(sorted(group)) for group in groups.values()})
+        encoder = _Encoder(pipe, pixel_size, device)
+        self._inputs = _Store(folder, encoder.encode_input, encoder.input_version())
+        self._targets = _Store(folder, encoder.encode_target, encoder.target_version())
+        self.photo_ids: list[str] = []
+        conditions = []
+        folder.mkdir(parents=True, exist_ok=True)
+        # Processes take turns: the first encodes, the others find the files. A killed process lets go of the lock.
+        with FileLock(folder / "lock"):
+            for leftover in folder.glob(".*.part"):
+                leftover.unlink()
+            for row in tqdm(good_rows(rows, bad_rows), desc="Encoding pairs", leave=False):
+                self._inputs.add(row["input"]["bytes"])
+                self._targets.add(row["target"]["bytes"])
+                self.photo_ids.append(row["photo_id"])
+                conditions.append(row["condition"])
+        pipe.vae.to("cpu")
+        self.latent_shape = self._targets.read(0)[0].shape
+        groups: dict[str, dict[str, int]] = {}
+        for index, (photo_id, name) in enumerate(zip(self.photo_ids, self._targets.names, strict=True)):
+            groups.setdefault(photo_id, {}).setdefault(name, index)
+        # Inputs of one photo, which have ids of their own, share its targets.
+        self._groups = list({frozenset(group): sorted(group.values()) for group in groups.values()}.values())
+        self.one_expert = all(len(group) == 1 for group in self._groups)
+        self._conditions = torch.tensor(conditions)  # (N, 4)
+        if self.one_expert and not self._conditions.any():
+            self._conditions = conditions_quantile(self.score_changes())
+        facts = json.dumps([self._inputs.names, self._targets.names, self._conditions.tolist()])
+        self.fingerprint = hashlib.sha256(facts.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._conditions)
-
-    @torch.no_grad()
-    def _encode_input(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._pipe.encode_photo(picture)[0], self._pixels(picture)
-
-    @torch.no_grad()
-    def _encode_target(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        vae = self._pipe.vae
-        view = attribute_view(picture[None], self._vae_side).to(vae.device, vae.dtype) * 2 - 1
-        latents = vae.encode(view).latent_dist.mode() * vae.config.scaling_factor
-        return latents[0].float().cpu(), self._pixels(picture)
-
-    def _pixels(self, picture: torch.Tensor) -> torch.Tensor:
-        squashed = attribute_view(picture[None], self._pixel_size)[0]
-        return (squashed * 255).round().to(torch.uint8)
 
     def batch(self, indices: torch.Tensor, conditions: torch.Tensor, flip: torch.Tensor) -> Batch:
         """Pairs `indices` (B,) with their `conditions` (B, 4) as given, mirrored where `flip` (B,) says so."""
@@ -86,9 +116,60 @@ class PairCache:
         """c of pairs `indices` (B,) -> (B, 4)."""
         return self._conditions[indices]
 
-    def target_groups(self) -> list[torch.Tensor]:
-        """Squashed targets of each distinct photo, (E, 3, p, p) in [0, 1]."""
-        return [self._targets.encoded[1][list(group)].float() / 255 for group in self._groups]
+    def target_groups(self) -> Iterable[torch.Tensor]:
+        """Squashed targets of every distinct photo, in [0, 1]."""
+        for group in self._groups:
+            yield self._targets.of_rows(torch.tensor(group))[1].float() / 255  # (E, 3, p, p)
+
+    @torch.no_grad()
+    def score_changes(self) -> torch.Tensor:
+        """What the retouch did to the scores of every pair's squashed pictures, (N, 4)."""
+        changes = []
+        for index in range(len(self.photo_ids)):
+            before, after = (store.read(index)[1][None].float() / 255 for store in (self._inputs, self._targets))
+            changes.append(attribute_scores(after) - attribute_scores(before))
+        return torch.cat(changes)
+
+
+class _Encoder:
+    """What the model sees of one picture (3, H, W) in [0, 1], and what defines it."""
+
+    def __init__(self, pipe: DiffRetouchPipeline, pixel_size: int, device: torch.device | str):
+        self._pipe = pipe
+        self._vae = pipe.vae.to(device)
+        self._pixel_size = pixel_size
+        self._vae_side = pipe.unet.config.sample_size * vae_scale_factor(pipe.vae)
+
+    @torch.no_grad()
+    def encode_input(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> the conditioning (3, h, w) in [-1, 1], the squashed picture (3, p, p) uint8."""
+        return self._pipe.encode_photo(picture)[0], self._pixels(picture)
+
+    @torch.no_grad()
+    def encode_target(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> z_0 (4, h, w), the squashed picture (3, p, p) uint8."""
+        view = attribute_view(picture[None], self._vae_side).to(self._vae.device, self._vae.dtype) * 2 - 1
+        latents = self._vae.encode(view).latent_dist.mode() * self._vae.config.scaling_factor
+        return latents[0].float().cpu(), self._pixels(picture)
+
+    def _pixels(self, picture: torch.Tensor) -> torch.Tensor:
+        squashed = attribute_view(picture[None], self._pixel_size)[0]
+        return (squashed * 255).round().to(torch.uint8)
+
+    def input_version(self) -> bytes:
+        config, side = self._pipe.config, self._pipe.unet.config.sample_size
+        return _digest(["input", config.conditioning_size, config.conditioning_resize, side, self._pixel_size])
+
+    def target_version(self) -> bytes:
+        weights = hashlib.sha256()
+        for name, value in sorted(self._vae.state_dict().items()):
+            weights.update(name.encode() + value.float().cpu().numpy().tobytes())
+        config = {name: value for name, value in self._vae.config.items() if not name.startswith("_")}
+        return _digest(["target", config, weights.hexdigest(), self._vae_side, self._pixel_size])
+
+
+def _digest(facts: Any) -> bytes:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).digest()
 
 
 def vae_scale_factor(vae: ModelMixin) -> int:
@@ -97,36 +178,68 @@ def vae_scale_factor(vae: ModelMixin) -> int:
     return 2 ** (len(blocks) - 1) if blocks else vae.config.patch_size
 
 
-def _watched(rows: Dataset, column: str) -> tqdm:
-    return tqdm(rows.select_columns([column]), desc=f"Encoding {column}s", leave=False)
-
-
 class _Store:
-    """The distinct pictures of a column, each encoded once to a pair of tensors.
+    """The distinct pictures of a column, each encoded once to a pair of tensors in a file of its own.
+
+    Files are named by the picture's bytes and `version`. One that is damaged is made again.
 
     Args:
-        column: encoded picture of every row.
+        folder: where the files are.
         encode: picture (3, H, W) in [0, 1] -> two tensors, of equal shapes for all pictures.
+        version: what else the tensors depend on.
 
     Attributes:
-        places: (N,), where the picture of each row is.
-        encoded: two tensors, the pictures' encodings stacked.
+        names: of each row's file.
     """
 
-    def __init__(self, column: Iterable[bytes], encode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]):
-        known: dict[bytes, int] = {}
-        pairs, places = [], []
-        for data in column:
-            digest = hashlib.sha256(data).digest()
-            if digest not in known:
-                known[digest] = len(known)
-                picture = np.array(decode({"bytes": data}))
-                pairs.append(encode(torch.from_numpy(picture).permute(2, 0, 1).float() / 255))
-            places.append(known[digest])
-        first, second = zip(*pairs, strict=True)
-        self.places = torch.tensor(places)
-        self.encoded = (torch.stack(first), torch.stack(second))
+    def __init__(
+        self, folder: Path, encode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]], version: bytes
+    ):
+        self._folder, self._encode, self._version = folder, encode, version
+        self._sound: set[str] = set()
+        self.names: list[str] = []
+
+    def add(self, data: bytes) -> None:
+        """The next row's picture, as in a picture file."""
+        name = hashlib.sha256(self._version + data).hexdigest() + ".safetensors"
+        self.names.append(name)
+        if name not in self._sound and _read_entry(self._folder / name) is None:
+            picture = torch.from_numpy(np.array(decode({"bytes": data}))).permute(2, 0, 1).float() / 255
+            write_atomically(self._folder / name, _entry(*self._encode(picture)))
+        self._sound.add(name)
+
+    def read(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both tensors of row `row`.
+
+        Raises:
+            OSError: if its file has been damaged since the run began.
+        """
+        entry = _read_entry(self._folder / self.names[row])
+        if entry is None:
+            raise OSError(f"{self._folder / self.names[row]} was damaged while in use: start again, it is made anew.")
+        return entry
 
     def of_rows(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        places = self.places[indices]
-        return self.encoded[0][places], self.encoded[1][places]
+        """Both tensors of rows `indices` (B,), stacked."""
+        first, second = zip(*(self.read(index) for index in indices.tolist()), strict=True)
+        return torch.stack(first), torch.stack(second)
+
+
+def _entry(latents: torch.Tensor, pixels: torch.Tensor) -> bytes:
+    tensors = {"latents": latents.contiguous(), "pixels": pixels.contiguous()}
+    return save(tensors, {"crc32": _checksum(latents, pixels)})
+
+
+def _read_entry(path: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Both tensors, None if the file is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            latents, pixels = file.get_tensor("latents"), file.get_tensor("pixels")
+            checksum = (file.metadata() or {}).get("crc32")
+    except (OSError, SafetensorError):
+        return None
+    return (latents, pixels) if checksum == _checksum(latents, pixels) else None
+
+
+def _checksum(latents: torch.Tensor, pixels: torch.Tensor) -> str:
+    return str(zlib.crc32(pixels.contiguous().numpy().data, zlib.crc32(latents.contiguous().numpy().data)))

@@ -2,161 +2,173 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
+from safetensors.torch import save
 from tqdm.auto import tqdm
 
-from ..data.dataset import decode, photos_of, read_split
-from ..evaluation import delta_e_2000
+from ..data.dataset import read_split
 from ..files import write_atomically
-from ..modeling_affine_grid import AffineGridHead
-from ..modeling_latent_codec import FixedLatentCodec
 from ..pipeline_diffretouch import DiffRetouchPipeline
-from .checkpoints import append_log, cut_log, load_latest_state, rotate_checkpoints, save_checkpoint, save_pipeline
-from .config import ModelConfig, TrainingConfig, save_config
+from .checkpoints import (
+    append_log,
+    best_so_far,
+    clear_leftovers,
+    cut_log,
+    load_latest_state,
+    load_state,
+    rotate_checkpoints,
+    save_checkpoint,
+    save_folder,
+)
+from .config import TrainingConfig, save_config
 from .data import PairCache
-from .objective import Objective, Retoucher
+from .models import Adapter, starting_pipeline
+from .objective import Draw, Objective, Retoucher
+from .validation import Tracker, Validator, write_training_report
 
 logger = logging.getLogger(__name__)
 
+# What may differ between the run that wrote a checkpoint and the run that continues it. `dataset` is held against the
+# data itself. A longer run stretches the learning rate's way down from where it is.
+_FREE_SETTINGS = {
+    "dataset",
+    "streaming",
+    "bad_rows",
+    "output_dir",
+    "cache_dir",
+    "max_train_steps",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "validation_steps",
+    "num_validation_photos",
+    "metric_for_best_model",
+    "logging_steps",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+}
 
-def train(config: TrainingConfig, *, resume: bool = False) -> Path:
-    """Train, or continue, a run; returns the folder of the final pipeline, `output_dir/final`.
+
+def train(config: TrainingConfig, *, resume: str | Path | None = None) -> Path:
+    """Train, or continue, a run; returns the folder of the final pipeline or adapter, `output_dir/final`.
+
+    Under `torchrun` or `accelerate launch` every process works on its share of each batch. The result is that of one
+    process up to the rounding of sums.
 
     Args:
         config: the whole recipe; written to `output_dir/config.yaml`.
-        resume: continue from the newest checkpoint of `output_dir` that reads well, from the start if there is none.
-            On one CPU the final weights are those of an uninterrupted run, bit for bit.
+        resume: "latest" continues from the newest checkpoint of `output_dir` that reads well, from the start if there
+            is none; a checkpoint's folder continues from that one. On one CPU the final weights are those of an
+            uninterrupted run, bit for bit.
 
     Raises:
-        FileExistsError: if `output_dir` holds checkpoints and `resume` is False.
-        FileNotFoundError: if the data set is missing.
+        FileExistsError: if `output_dir` holds checkpoints and `resume` is None.
+        FileNotFoundError: if the data set or the checkpoint to resume is missing.
         ValueError: if a split is empty, or the checkpoint or the number of processes does not fit the recipe.
-        FloatingPointError: if the loss or its gradient is no longer finite.
+        FloatingPointError: if the loss or its gradient is no longer finite; names the file that holds the batch.
         OSError: if a checkpoint cannot be written; the earlier ones are kept.
     """
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    if config.train_batch_size % accelerator.num_processes:
+    parts = accelerator.num_processes * config.gradient_accumulation_steps
+    if config.train_batch_size % parts:
         raise ValueError(
-            f"`train_batch_size` has to be a multiple of the {accelerator.num_processes} processes, "
-            f"got {config.train_batch_size}."
+            f"`train_batch_size` has to be a multiple of {parts} ({accelerator.num_processes} processes x "
+            f"{config.gradient_accumulation_steps} accumulation steps), got {config.train_batch_size}."
         )
     output_dir = Path(config.output_dir)
-    state = load_latest_state(output_dir) if resume else None
-    if not resume and any(output_dir.glob("checkpoint-*")):
+    if resume is None and any(output_dir.glob("checkpoint-*")):
         raise FileExistsError(f"`output_dir` {output_dir} holds checkpoints: pass --resume, or choose another folder.")
     if not config.dataset:
-        raise ValueError("`dataset` has to be the folder of a data set, got nothing.")
-    train_rows, validation_rows = read_split(config.dataset, "train"), read_split(config.dataset, "validation")
+        raise ValueError("`dataset` has to be the folder or Hub id of a data set, got nothing.")
+    state = load_latest_state(output_dir) if resume in (None, "latest") else load_state(Path(resume))
+    train_rows, validation_rows = (
+        read_split(config.dataset, split, streaming=config.streaming) for split in ("train", "validation")
+    )
     trainer = Trainer(config, accelerator, train_rows, state)
-    main = accelerator.is_main_process
-    if main:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, output_dir / "config.yaml")
-        cut_log(output_dir, trainer.step)
-        logger.info("Starting at step %d", trainer.step)
+    watch = _Watch(trainer, validation_rows) if accelerator.is_main_process else None
 
-    started = time.monotonic()
-    with tqdm(initial=trainer.step, total=config.max_train_steps, disable=not main) as progress:
+    with tqdm(initial=trainer.step, total=config.max_train_steps, disable=watch is None) as progress:
         while trainer.step < config.max_train_steps:
             terms = trainer.advance()
-            if main:
-                _log(trainer, terms, time.monotonic() - started, progress)
-                _validate_and_save(trainer, validation_rows)
-                progress.update()
-    if main:
-        with trainer.averaged() as pipe:
-            save_pipeline(pipe, output_dir / "final")
+            if watch is not None:
+                watch.after_step(terms, progress)
+            progress.update()
+    if watch is not None:
+        watch.finish()
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return output_dir / "final"
 
 
-def _log(trainer: Trainer, terms: dict[str, torch.Tensor], seconds: float, progress: tqdm) -> None:
-    config = trainer.config
-    if _is_due(trainer, config.logging_steps):
-        record = {name: round(value.item(), 5) for name, value in terms.items()}
-        append_log(Path(config.output_dir), {"step": trainer.step, "seconds": round(seconds, 1), **record})
-        progress.set_postfix(record)
+class _Watch:
+    """What the main process does beside training: log, validate, save, report."""
 
+    def __init__(self, trainer: Trainer, validation_rows: Iterable[dict[str, Any]]):
+        self._trainer = trainer
+        self._config = config = trainer.config
+        self._output_dir = output_dir = Path(config.output_dir)
+        self._validator = Validator(config, validation_rows)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(output_dir)
+        save_config(config, output_dir / "config.yaml")
+        cut_log(output_dir, trainer.step)
+        self._tracker = Tracker(config, trainer.step)
+        self._started = time.monotonic()
+        logger.info("Starting at step %d", trainer.step)
+        if trainer.one_expert:
+            logger.info("One expert per photo: c is how far the retouch moved each score, as its rank in the data set")
 
-def _validate_and_save(trainer: Trainer, validation_rows: Dataset) -> None:
-    config, step, output_dir = trainer.config, trainer.step, Path(trainer.config.output_dir)
-    validates, saves = _is_due(trainer, config.validation_steps), _is_due(trainer, config.checkpointing_steps)
-    if not (validates or saves):
-        return
-    state = trainer.state()
-    with trainer.averaged() as pipe:
-        if validates:
-            report = validate(pipe, validation_rows, config, output_dir / "validation" / f"{step:06d}.png")
-            append_log(output_dir, {"step": step, **report})
-            logger.info("Step %d: %s", step, json.dumps(report))
-        if saves:
-            save_checkpoint(output_dir, step, pipe, state)
-            rotate_checkpoints(output_dir, config.checkpoints_total_limit)
+    def after_step(self, terms: dict[str, torch.Tensor], progress: tqdm) -> None:
+        trainer, config = self._trainer, self._config
+        if self._is_due(config.logging_steps):
+            values = {name: round(value.item(), 5) for name, value in terms.items()}
+            record = {"step": trainer.step, "seconds": round(time.monotonic() - self._started, 1), **values}
+            append_log(self._output_dir, record)
+            self._tracker.scalars(trainer.step, values)
+            progress.set_postfix(values)
+        validates, saves = self._is_due(config.validation_steps), self._is_due(config.checkpointing_steps)
+        if validates or saves:
+            state = trainer.state()
+            with trainer.averaged() as pipe:
+                if validates:
+                    self._validate(pipe)
+                if saves:
+                    save_checkpoint(self._output_dir, trainer.step, trainer.save_model, state)
+                    rotate_checkpoints(self._output_dir, config.checkpoints_total_limit)
 
+    def _is_due(self, every: int) -> bool:
+        return self._trainer.step % every == 0 or self._trainer.step == self._config.max_train_steps
 
-def _is_due(trainer: Trainer, every: int) -> bool:
-    return trainer.step % every == 0 or trainer.step == trainer.config.max_train_steps
+    def _validate(self, pipe: DiffRetouchPipeline) -> None:
+        step, metric = self._trainer.step, self._config.metric_for_best_model
+        report = self._validator.run(pipe, step)
+        if report[metric] < best_so_far(self._output_dir, metric):
+            save_folder(self._output_dir / "best", self._trainer.save_model)
+        append_log(self._output_dir, {"step": step, **report})
+        self._tracker.scalars(step, report, "validation")
+        self._tracker.pictures(step)
+        logger.info("Step %d: %s", step, json.dumps(report))
 
-
-def validate(pipe: DiffRetouchPipeline, rows: Any, config: TrainingConfig, sheet: Path) -> dict[str, float]:
-    """Retouch fixed validation photos with fixed noise, at c = 0 and at each expert's own c.
-
-    Writes a contact sheet (input, c = 0, then expert A's target beside the oracle retouch, B's ...) and returns mean
-    Delta E 2000 to the experts for the input, c = 0 and oracle c.
-    """
-    training = pipe.unet.training
-    pipe.unet.eval()
-    distances: dict[str, list[float]] = {"input": [], "c0": [], "oracle": []}
-    strips = []
-    for number, group in enumerate(photos_of(rows)):
-        if number == config.num_validation_photos:
-            break
-        photo = decode(group[0]["input"])
-        targets = [np.asarray(decode(row["target"])) / 255 for row in group]
-        conditions = np.array([[0.0] * 4, *(row["condition"] for row in group)])
-        generators = [torch.Generator().manual_seed(config.seed) for _ in conditions]
-        sliders: dict[str, Any] = {name: list(conditions[:, i]) for i, name in enumerate(pipe.config.attributes)}
-        output: Any = pipe([photo] * len(conditions), **sliders, generator=generators, output_type="np")
-        retouched = output.images
-        for target, oracle in zip(targets, retouched[1:], strict=True):
-            distances["input"].append(delta_e_2000(np.asarray(photo) / 255, target))
-            distances["c0"].append(delta_e_2000(retouched[0], target))
-            distances["oracle"].append(delta_e_2000(oracle, target))
-        pairs = [picture for pair in zip(targets, retouched[1:], strict=True) for picture in pair]
-        strips.append(np.concatenate([_thumbnail(p) for p in (np.asarray(photo) / 255, retouched[0], *pairs)], axis=1))
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(sheet, _contact_sheet(strips))
-    pipe.unet.train(training)
-    return {f"delta_e_{name}": round(float(np.mean(values)), 3) for name, values in distances.items()}
-
-
-def _contact_sheet(strips: list[np.ndarray]) -> bytes:
-    """Rows of thumbnails below each other as a PNG; shorter ones (fewer experts) end in white."""
-    width = max(strip.shape[1] for strip in strips)
-    padded = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(np.concatenate(padded)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _thumbnail(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(PIL.Image.fromarray(np.round(picture * 255).astype(np.uint8)).resize((192, 144)))
+    def finish(self) -> None:
+        with self._trainer.averaged():
+            save_folder(self._output_dir / "final", self._trainer.save_model)
+        self._tracker.close()
+        write_training_report(self._output_dir)
 
 
 class Trainer:
@@ -170,84 +182,145 @@ class Trainer:
 
     Attributes:
         step: optimiser steps done.
+        one_expert: whether the data set has one expert per photo.
 
     Raises:
-        ValueError: if `state` belongs to another model.
+        ValueError: if `state` belongs to another recipe, data set or model, or the recipe does not fit the model.
     """
 
-    def __init__(self, config: TrainingConfig, accelerator: Accelerator, rows: Dataset, state: dict[str, Any] | None):
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        rows: Iterable[dict[str, Any]],
+        state: dict[str, Any] | None,
+    ):
         torch.manual_seed(config.seed)
         self.config = config
         self.step = 0
         self._accelerator = accelerator
-        self._pipe = _starting_pipeline(config)
-        self._objective = Objective(config, self._pipe, PairCache(rows, self._pipe, config.pixel_size))
+        self._pipe = starting_pipeline(config)
+        cache = Path(config.cache_dir or Path(config.output_dir) / "cache")
+        self._pairs = PairCache(rows, self._pipe, config.pixel_size, cache, config.bad_rows, accelerator.device)
+        self.one_expert = self._pairs.one_expert
+        self._objective = Objective(config, self._pipe, self._pairs)
+        self._adapter = None if config.lora_rank is None else Adapter(self._pipe, config.lora_rank, config)
+        if config.gradient_checkpointing:
+            self._pipe.unet.enable_gradient_checkpointing()
         self._module = Retoucher(self._pipe.unet, self._pipe.grid_head)
-        optimizer = torch.optim.AdamW(
-            self._module.parameters(),
+        self._trained = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
+        optimizer = _optimizer(config, accelerator.device)(
+            self._trained.values(),
             lr=config.learning_rate,
             weight_decay=config.adam_weight_decay,
-            betas=(0.9, 0.99),
+            betas=(config.adam_beta1, config.adam_beta2),
         )
-        self._ema = EMAModel(self._module.parameters(), decay=config.ema_decay)
+        self._ema = EMAModel(self._trained.values(), decay=config.ema_decay) if config.use_ema else None
         if state is not None:
             self._load(state, optimizer)
         self._model, self._optimizer = accelerator.prepare(self._module, optimizer)
-        self._pipe.to(accelerator.device)
-        self._ema.to(accelerator.device)
+        if self._ema is not None:
+            self._ema.to(accelerator.device)
 
     def _load(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-        try:
-            self._module.load_state_dict(state["model"])
-        except RuntimeError as error:
+        settings = asdict(self.config)
+        for name, before in state["config"].items():
+            if name not in _FREE_SETTINGS and before != settings.get(name):
+                raise ValueError(
+                    f"`{name}` has to be {before} to continue the checkpoint of step {state['step']}, got "
+                    f"{settings.get(name)}: keep its recipe, or start another run in another `output_dir`."
+                )
+        if state["data"] != self._pairs.fingerprint:
             raise ValueError(
-                f"`output_dir` {self.config.output_dir} has to hold checkpoints of the recipe's model, got another: "
-                f"{' '.join(str(error).split())[:200]}"
-            ) from error
+                f"`dataset` has to be the data of the checkpoint of step {state['step']}, got other pictures or "
+                f"conditions in {self.config.dataset}."
+            )
+        shapes = {name: value.shape for name, value in self._trained.items()}
+        if {name: value.shape for name, value in state["model"].items()} != shapes:
+            raise ValueError(
+                f"`pretrained_model` has to be the model of the checkpoint of step {state['step']}, got one of other "
+                f"layers: {self.config.pretrained_model}."
+            )
+        self._module.load_state_dict(state["model"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
-        self._ema.load_state_dict(state["ema"])
+        if self._ema is not None:
+            self._ema.load_state_dict(state["ema"])
         self.step = state["step"]
         if self._accelerator.scaler is not None and "scaler" in state:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 
     def state(self) -> dict[str, Any]:
-        """All that an exact continuation needs beside the step: a copy of the weights, optimiser, average, scaler."""
+        """All that an exact continuation needs beside the step: a copy of the weights, optimiser, average, scaler; and
+        the recipe and data they belong to."""
         scaler = self._accelerator.scaler  # of fp16 gradients
         return {
-            "model": {name: value.clone() for name, value in self._module.state_dict().items()},
+            "config": asdict(self.config),
+            "data": self._pairs.fingerprint,
+            "model": {name: value.detach().clone() for name, value in self._trained.items()},
             "optimizer": self._optimizer.state_dict(),
-            "ema": self._ema.state_dict(),
+            **({} if self._ema is None else {"ema": self._ema.state_dict()}),
             **({} if scaler is None else {"scaler": scaler.state_dict()}),
         }
 
     def advance(self) -> dict[str, torch.Tensor]:
-        """One optimiser step; returns its losses.
+        """One optimiser step; returns its losses, of the whole batch.
 
         Raises:
-            FloatingPointError: if the loss or its gradient is not finite; the weights are then as they were.
+            FloatingPointError: if the loss or its gradient is not finite; the weights are then as they were, and the
+                batch is in a file that the message names.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * learning_rate_factor(self.step, self.config)
-        terms = self._objective(self._model, self.step, self._accelerator)
-        self._accelerator.backward(terms["loss"])
-        norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self.config.max_grad_norm)
+        draw = self._objective.draw(self.step)
+        terms = self._backward(draw)
+        norm = self._accelerator.clip_grad_norm_(self._trained.values(), self.config.max_grad_norm)
         # In fp16 a gradient may overflow now and then: the scaler skips that step and scales less.
         finite = terms["loss"] if self._accelerator.scaler is not None else terms["loss"] + norm
         if not torch.isfinite(finite):
             raise FloatingPointError(
                 f"The loss at step {self.step} is {terms['loss'].item():g} and its gradient {norm.item():g}; "
-                "the last checkpoint is kept."
+                f"the batch is in {self._save_batch(draw)}, the last checkpoint is kept."
             )
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._ema.step(self._module.parameters())
+        if self._ema is not None:
+            self._ema.step(self._trained.values())
         self.step += 1
         return terms
 
+    def _backward(self, draw: Draw) -> dict[str, torch.Tensor]:
+        """Gradients of the whole batch, one part of it after the other; returns its losses."""
+        accelerator, passes = self._accelerator, self.config.gradient_accumulation_steps
+        totals: dict[str, torch.Tensor] = {}
+        for number in range(passes):
+            part = number * accelerator.num_processes + accelerator.process_index
+            parts = passes * accelerator.num_processes
+            # Processes exchange gradients once, after the last pass.
+            with nullcontext() if number == passes - 1 else accelerator.no_sync(self._model):
+                terms = self._objective(self._model, self.step, draw, part, parts, accelerator.device)
+                accelerator.backward(terms["loss"] / passes)
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0) + value.detach() / passes
+        means = accelerator.reduce(torch.stack(list(totals.values())), "mean")
+        return dict(zip(totals, means, strict=True))
+
+    def _save_batch(self, draw: Draw) -> Path:
+        path = Path(self.config.output_dir) / f"not-finite-{self.step:06d}.safetensors"
+        if self._accelerator.is_main_process:
+            batch = self._pairs.batch(draw.indices, draw.condition, draw.flip)
+            tensors = {name: value.contiguous() for name, value in {**vars(batch), **vars(draw)}.items()}
+            photos = [self._pairs.photo_ids[index] for index in draw.indices.tolist()]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, save(tensors, {"step": str(self.step), "photo_ids": json.dumps(photos)}))
+        return path
+
     @contextmanager
     def averaged(self) -> Iterator[DiffRetouchPipeline]:
-        """The pipeline, which holds the averaged weights inside the block."""
-        parameters = list(self._module.parameters())
+        """The pipeline, which holds the averaged weights inside the block; the latest ones without `use_ema`."""
+        if self._ema is None:
+            yield self._pipe
+            return
+        parameters = list(self._trained.values())
         self._ema.store(parameters)
         self._ema.copy_to(parameters)
         try:
@@ -255,59 +328,32 @@ class Trainer:
         finally:
             self._ema.restore(parameters)
 
+    def save_model(self, folder: Path) -> None:
+        """Write the pipeline as it is now, or its adapter, into `folder`."""
+        if self._adapter is None:
+            self._pipe.save_pretrained(folder)
+        else:
+            self._adapter.save(folder)
 
-def _starting_pipeline(config: TrainingConfig) -> DiffRetouchPipeline:
-    if config.pretrained_model:
-        try:
-            pipe = DiffRetouchPipeline.from_pretrained(config.pretrained_model)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"`pretrained_model` has to be a DiffRetouch folder or Hub id, got {config.pretrained_model}: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-    else:
-        pipe = new_pipeline(config.model)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+
+def _optimizer(config: TrainingConfig, device: torch.device) -> Callable[..., torch.optim.Optimizer]:
+    if not config.use_8bit_adam:
+        # On a GPU the default needs another copy of all weights for a moment, the fused one does not.
+        return partial(torch.optim.AdamW, fused=device.type == "cuda")
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError("`use_8bit_adam` has to be false where bitsandbytes is not installed, got true.") from error
+    return AdamW8bit
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then cosine to zero; in [0, 1]."""
+    """Linear warm-up, then what `lr_scheduler` says; in [0, 1]."""
+    if config.lr_scheduler == "constant":
+        return 1.0
     if step < config.lr_warmup_steps:
         return (step + 1) / config.lr_warmup_steps
-    progress = (step - config.lr_warmup_steps) / max(1, config.max_train_steps - config.lr_warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
-    """An untrained small pipeline that works on `FixedLatentCodec` latents."""
-    levels = len(config.block_out_channels)
-    plain = levels - config.attention_levels
-    unet = UNet2DConditionModel(
-        sample_size=config.sample_size,
-        in_channels=7,
-        out_channels=8,
-        block_out_channels=tuple(config.block_out_channels),
-        layers_per_block=config.layers_per_block,
-        down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * config.attention_levels,
-        up_block_types=("CrossAttnUpBlock2D",) * config.attention_levels + ("UpBlock2D",) * plain,
-        cross_attention_dim=4,
-        attention_head_dim=config.attention_head_dim,
-        norm_num_groups=config.norm_num_groups,
-        use_linear_projection=True,
-    )
-    grid_head = AffineGridHead(
-        hidden_channels=config.head_hidden_channels,
-        mid_channels=config.head_mid_channels,
-        grid_depth=config.grid_depth,
-    )
-    scheduler = DDPMScheduler(
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule="scaled_linear",
-        prediction_type=config.prediction_type,
-        clip_sample=False,
-    )
-    return DiffRetouchPipeline(
-        unet, scheduler, grid_head, vae=FixedLatentCodec(), conditioning_resize=config.conditioning_resize
-    )
+    if config.lr_scheduler == "constant_with_warmup":
+        return 1.0
+    progress = min(1.0, (step - config.lr_warmup_steps) / max(1, config.max_train_steps - config.lr_warmup_steps))
+    return 1 - progress if config.lr_scheduler == "linear" else 0.5 * (1 + math.cos(math.pi * progress))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 from torch import nn
 
@@ -12,7 +13,7 @@ from ..modeling_affine_grid import AffineGridHead
 from ..pipeline_diffretouch import DiffRetouchPipeline
 from . import losses
 from .config import TrainingConfig
-from .data import Batch, PairCache
+from .data import PairCache
 
 
 class Retoucher(nn.Module):
@@ -39,6 +40,22 @@ class Retoucher(nn.Module):
         return noise_pred.float(), self.grid_head.retouch(coefficients.float(), photo)
 
 
+@dataclass
+class Draw:
+    """The random choices of one optimiser step for its B pairs."""
+
+    indices: torch.Tensor  # (B,)
+    condition: torch.Tensor  # (B, 4) in [-1, 1]
+    flip: torch.Tensor  # (B,) bool
+    timesteps: torch.Tensor  # (B,)
+    noise: torch.Tensor  # (B, 4, h, w)
+    other_noise: torch.Tensor  # (B, 4, h, w), of the positive branch
+
+    def part(self, number: int, parts: int) -> Draw:
+        """Every `parts`-th pair from `number` on: the parts that processes and accumulation work through."""
+        return Draw(*(value[number::parts] for value in vars(self).values()))
+
+
 class Objective:
     """The loss of one batch, all its randomness drawn from (seed, step): nothing to save for an exact resume.
 
@@ -56,8 +73,8 @@ class Objective:
         # Pictures differ far more than retouches of one picture; only the retouches' spread is a slider's scale.
         self.score_scale = retouch_spread(pairs)
 
-    def draw(self, step: int) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Batch of step `step` with its timesteps (B,), noise and other noise (B, 4, h, w)."""
+    def draw(self, step: int) -> Draw:
+        """The choices of step `step`."""
         config = self.config
         size = config.train_batch_size
         rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
@@ -67,26 +84,36 @@ class Objective:
         flip = (torch.rand(size, generator=rng) < 0.5) & config.horizontal_flip
         jitter = config.condition_jitter * (2 * torch.rand(size, 4, generator=rng) - 1)
         condition = (self.pairs.conditions(indices) + jitter).clamp(-1, 1) * kept * asked
-        batch = self.pairs.batch(indices, condition, flip)
         low, high = self.timestep_range
         position = torch.rand(size, generator=rng) ** config.timestep_power
         timesteps = (low + (high + 1 - low) * position).long().clamp_max(high)
-        noise = torch.randn(batch.latents.shape, generator=rng)
-        other_noise = torch.randn(batch.latents.shape, generator=rng)
-        return batch, timesteps, noise, other_noise
+        shape = (size, *self.pairs.latent_shape)
+        noise, other_noise = torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
+        return Draw(indices, condition, flip, timesteps, noise, other_noise)
 
-    def __call__(self, model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, torch.Tensor]:
-        """Losses of step `step` on this process' share of the batch; the one to minimise is "loss"."""
-        config, device = self.config, accelerator.device
-        batch, *drawn = self.draw(step)
-        share = slice(accelerator.process_index, None, accelerator.num_processes)
-        photo_latents, z0, condition, photo, target = (part[share].to(device) for part in vars(batch).values())
-        timesteps, noise, other_noise = (part[share].to(device) for part in drawn)
+    def contrasts(self, step: int) -> bool:
+        """Whether the contrastive term counts at step `step`."""
+        config = self.config
+        after_warmup = step - config.contrastive_warmup_steps
+        due = after_warmup >= 0 and after_warmup % config.contrastive_every == 0
+        return config.contrastive != "none" and config.contrastive_batch_size > 0 and due
 
-        # Regular branch on the whole batch; positive and negative branch on its first n pairs, in one call.
-        n = len(z0) * config.contrastive_batch_size // config.train_batch_size
-        if config.contrastive == "none" or step < config.contrastive_warmup_steps:
-            n = 0
+    def __call__(
+        self, model: nn.Module, step: int, draw: Draw, number: int, parts: int, device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """Losses of part `number` of `parts` of step `step`, which drew `draw`; the one to minimise is "loss".
+
+        The parts' mean is the loss of the whole batch, however it is divided.
+        """
+        config = self.config
+        part = draw.part(number, parts)
+        batch = self.pairs.batch(part.indices, part.condition, part.flip)
+        photo_latents, z0, condition, photo, target = (value.to(device) for value in vars(batch).values())
+        timesteps, noise, other_noise = (value.to(device) for value in (part.timesteps, part.noise, part.other_noise))
+
+        # Regular branch on all pairs; positive and negative branch on the first n, in the same call.
+        contrasts = self.contrasts(step)
+        n = len(range(number, config.contrastive_batch_size, parts)) if contrasts else 0
         first = torch.cat([torch.arange(len(z0)), torch.arange(n), torch.arange(n)]).to(device)
         noises = torch.cat([noise, other_noise[:n], noise[:n]])
         conditions = torch.cat([condition, condition[:n], -condition[:n]])
@@ -94,17 +121,17 @@ class Objective:
         noise_pred, pictures = model(noisy, timesteps[first], photo_latents[first], conditions, photo[first])
 
         batch_size = len(z0)
+        denoising_target = self._denoising_target(z0, noise, timesteps)
         terms = {
-            "noise": losses.noise_loss(noise_pred[:batch_size], self._denoising_target(z0, noise, timesteps)),
+            "noise": losses.noise_loss(noise_pred[:batch_size], denoising_target, self._noise_weights(timesteps)),
             "pixel": losses.pixel_loss(pictures[:batch_size], target),
         }
         loss = terms["noise"] + config.beta * terms["pixel"]
-        if n:
+        if contrasts:
+            asked = (draw.condition[: config.contrastive_batch_size] != 0).sum().clamp_min(1) / parts
             chosen = torch.cat([pictures[:n], pictures[batch_size:]])
-            scores = attribute_scores(((chosen + 1) / 2).clamp(0, 1)) / self.score_scale.to(device)
-            regular, positive, negative = scores.chunk(3)
-            terms["contrastive"] = self._contrastive(regular, positive, negative, condition[:n])
-            loss = loss + config.contrastive_weight * terms["contrastive"]
+            terms["contrastive"] = self._contrastive(chosen, condition[:n], asked.to(device))
+            loss = loss + config.contrastive_weight * config.contrastive_every * terms["contrastive"]
         return {"loss": loss, **terms}
 
     def _denoising_target(self, z0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -113,18 +140,36 @@ class Objective:
             return self.scheduler.get_velocity(z0, noise, timesteps)
         return noise
 
-    def _contrastive(
-        self, scores: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, condition: torch.Tensor
-    ) -> torch.Tensor:
+    def _noise_weights(self, timesteps: torch.Tensor) -> torch.Tensor:
+        if self.config.snr_gamma is None:
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        signal = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+        return losses.min_snr_weights(signal, self.config.snr_gamma, self.scheduler.config.prediction_type)
+
+    def _contrastive(self, pictures: torch.Tensor, condition: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """The contrastive loss of pictures (3 n, 3, p, p), regular, positive, negative, under conditions (n, 4)."""
+        if not len(condition):
+            return pictures.sum()  # this part of the batch contrasts nothing
+        scores = attribute_scores(((pictures + 1) / 2).clamp(0, 1)) / self.score_scale.to(pictures.device)
+        regular, positive, negative = scores.chunk(3)
         if self.config.contrastive == "signed":
-            return losses.signed_contrastive_loss(scores, positive, negative, condition)
+            return losses.signed_contrastive_loss(regular, positive, negative, condition, count=count)
         temperature = self.config.contrastive_temperature
-        return losses.published_contrastive_loss(scores, positive, negative, condition, temperature)
+        return losses.published_contrastive_loss(regular, positive, negative, condition, temperature, count)
 
 
 @torch.no_grad()
 def retouch_spread(pairs: PairCache) -> torch.Tensor:
-    """(4,): spread of the scores over the targets of one photo, averaged over photos, at the training pixel size."""
+    """(4,): the scale of each slider, at the training pixel size.
+
+    Spread of the scores over the targets of one photo, averaged over photos. With a single expert: how far the scores
+    move on average from input to target, but at least a tenth of their spread over the targets of all photos, because
+    a style may leave an attribute alone.
+    """
+    if pairs.one_expert:
+        targets = torch.cat([attribute_scores(group) for group in pairs.target_groups()])
+        moved = pairs.score_changes().square().mean(0).sqrt()
+        return torch.maximum(moved, 0.1 * targets.std(0, correction=0)).clamp_min(1e-6)
     spreads = [attribute_scores(targets).std(0, correction=0) for targets in pairs.target_groups()]
     return torch.stack(spreads).mean(0).clamp_min(1e-6)
 

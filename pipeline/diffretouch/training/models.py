@@ -1,0 +1,125 @@
+"""What a run trains: the pipeline it starts from, and which of its weights may change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import nn
+
+from .. import BUNDLED_MODEL
+from ..modeling_affine_grid import AffineGridHead
+from ..modeling_latent_codec import FixedLatentCodec
+from ..pipeline_diffretouch import DiffRetouchPipeline
+from .config import ModelConfig, TrainingConfig
+
+
+def starting_pipeline(config: TrainingConfig) -> DiffRetouchPipeline:
+    """`pretrained_model`, or an untrained `model`.
+
+    Raises:
+        ValueError: if `pretrained_model` is no DiffRetouch model.
+    """
+    if config.pretrained_model:
+        source = BUNDLED_MODEL if config.pretrained_model == "bundled" else config.pretrained_model
+        try:
+            pipe = DiffRetouchPipeline.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f'`pretrained_model` has to be "bundled", a DiffRetouch folder or a Hub id, got '
+                f"{config.pretrained_model}: {str(error).splitlines()[0]}"
+            ) from error
+    else:
+        pipe = new_pipeline(config.model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class Adapter:
+    """Low-rank updates of a pipeline's UNet, and the modules trained whole beside them; all else is frozen.
+
+    Args:
+        pipe: the base, which is changed: its UNet gets the updates, which are zero at first.
+        rank: of the updates.
+        config: alpha, where to update, what to train whole.
+
+    Raises:
+        ValueError: if the UNet has no such modules.
+    """
+
+    def __init__(self, pipe: DiffRetouchPipeline, rank: int, config: TrainingConfig):
+        from peft import LoraConfig
+
+        self._pipe = pipe
+        self._base = pipe.lora_base_metadata() | {"learning_rate": config.learning_rate, "seed": config.seed}
+        lora = LoraConfig(
+            r=rank,
+            lora_alpha=config.lora_alpha or rank,  # type: ignore[arg-type]  # peft computes with floats as well
+            init_lora_weights="gaussian",
+            target_modules=list(config.lora_target_modules),
+        )
+        pipe.unet.requires_grad_(False)
+        pipe.grid_head.requires_grad_(False)
+        try:
+            pipe.unet.add_adapter(lora)
+        except ValueError as error:
+            raise ValueError(
+                f"`lora_target_modules` has to name modules of the UNet, got {config.lora_target_modules}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        parts = {
+            "grid_head": ("grid_head", pipe.grid_head),
+            "conv_in": ("unet.conv_in", pipe.unet.conv_in),
+            "conv_out": ("unet.conv_out", pipe.unet.conv_out),
+        }
+        self._whole: dict[str, nn.Module] = dict(parts[name] for name in config.lora_train_whole)
+        for module in self._whole.values():
+            module.requires_grad_(True)
+
+    def save(self, folder: Path) -> None:
+        """Write what `load_lora_weights` of the base reads."""
+        from peft import get_peft_model_state_dict
+
+        unet = self._pipe.unet
+        whole = {f"{key}.{name}": v for key, module in self._whole.items() for name, v in module.state_dict().items()}
+        self._pipe.save_lora_weights(
+            folder,
+            unet_lora_layers=get_peft_model_state_dict(unet),
+            whole_modules=whole,
+            unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
+            base_metadata=self._base,
+        )
+
+
+def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
+    """An untrained small pipeline that works on `FixedLatentCodec` latents."""
+    levels = len(config.block_out_channels)
+    plain = levels - config.attention_levels
+    unet = UNet2DConditionModel(
+        sample_size=config.sample_size,
+        in_channels=7,
+        out_channels=8,
+        block_out_channels=tuple(config.block_out_channels),
+        layers_per_block=config.layers_per_block,
+        down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * config.attention_levels,
+        up_block_types=("CrossAttnUpBlock2D",) * config.attention_levels + ("UpBlock2D",) * plain,
+        cross_attention_dim=4,
+        attention_head_dim=config.attention_head_dim,
+        norm_num_groups=config.norm_num_groups,
+        use_linear_projection=True,
+    )
+    grid_head = AffineGridHead(
+        hidden_channels=config.head_hidden_channels,
+        mid_channels=config.head_mid_channels,
+        grid_depth=config.grid_depth,
+    )
+    scheduler = DDPMScheduler(
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule="scaled_linear",
+        prediction_type=config.prediction_type,
+        clip_sample=False,
+    )
+    return DiffRetouchPipeline(
+        unet, scheduler, grid_head, vae=FixedLatentCodec(), conditioning_resize=config.conditioning_resize
+    )
