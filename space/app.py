@@ -138,7 +138,7 @@ class Controls:
 
 
 def _retouch_tab(editor: Editor, session: gr.State) -> Controls:
-    with gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_classes="stage"):
         with gr.Column(scale=3, min_width=320):
             photo = gr.File(label=strings.UPLOAD, elem_id="photo", height=120)
             examples = _examples()
@@ -503,8 +503,14 @@ def _endpoints(editor: Editor) -> None:
 
 # ---- start ---------------------------------------------------------------------------------------------------------
 
-# A slider released with the keyboard counts as released; a double click sets one back.
-_HEAD = """<script>
+# A slider released with the keyboard counts as released; a double click sets one back; pictures get their alt texts.
+_HEAD = (
+    f"""<script>
+const COMPARE_TEXTS = {json.dumps([strings.ALT_BEFORE, strings.ALT_AFTER])};
+const EXAMPLE_TEXTS = {json.dumps([strings.ALT_EXAMPLE.format(name=path.stem) for path in EXAMPLES])};
+</script>
+"""
+    """<script>
 document.addEventListener("keyup", (event) => {
   if (event.target.matches?.(".retouch-slider input[type=range]"))
     event.target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
@@ -513,7 +519,13 @@ document.addEventListener("dblclick", (event) => {
   if (event.target.matches?.(".retouch-slider input[type=range]"))
     event.target.closest(".retouch-slider").querySelector("button")?.click();
 });
+new MutationObserver(() => {
+  const name = (images, texts) => images.forEach((image, i) => { image.alt ||= texts[i % texts.length]; });
+  name(document.querySelectorAll("#compare img"), COMPARE_TEXTS);
+  name(document.querySelectorAll("#examples img"), EXAMPLE_TEXTS);
+}).observe(document, {childList: true, subtree: true});
 </script>"""
+)
 
 
 def main() -> int:

@@ -11,6 +11,9 @@ TAB_ABOUT = "About and API"
 UPLOAD = "Photo"
 EXAMPLES = "Or try one of these"
 COMPARE = "Before | after"
+ALT_BEFORE = "Your photo before the retouch"
+ALT_AFTER = "Your photo after the retouch"
+ALT_EXAMPLE = "Example photo: {name}"
 COMPARE_EMPTY = "Drop a photo above, or pick an example: before and after appear here."
 
 SLIDERS = {

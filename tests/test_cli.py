@@ -18,9 +18,10 @@ import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from scenes import scene, write_data_set
 
-from diffretouch import open_photo
+from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline, open_photo
 from diffretouch.cli import main
 from diffretouch.photo import SAVED_SUFFIXES
 
@@ -579,6 +580,19 @@ def test_ctrl_c_stops_a_batch_with_one_line_and_whole_files(retouch, tmp_path: P
     written = list((tmp_path / "out").iterdir())
     assert 1 <= len(written) < 20
     assert all(pixels(path).shape == (48, 72, 3) for path in written)
+
+
+def test_fast_takes_the_models_fast_sampling(tmp_path):
+    PIL.Image.fromarray(scene(0)).save(tmp_path / "photo.png")
+    photo = str(tmp_path / "photo.png")
+    assert main(["retouch", photo, "-o", str(tmp_path / "fast.png"), "--fast"]) == 0
+    pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL)
+    seed = torch.Generator().manual_seed(0)
+    (wanted,) = pipe(scene(0), generator=seed, output_type="grid", **pipe.fast_sampling()).grids
+    assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "fast.png")), wanted.apply(scene(0)))
+    with pytest.raises(SystemExit) as refusal:
+        main(["retouch", photo, "-o", str(tmp_path / "both.png"), "--fast", "--steps", "3"])
+    assert refusal.value.code == 2
 
 
 # ---- evaluate, report ----------------------------------------------------------------------------------------------

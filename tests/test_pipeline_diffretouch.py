@@ -208,6 +208,34 @@ def test_default_steps_come_from_the_checkpoint(tiny_pipeline):
     assert pipe.num_timesteps == 1
 
 
+@pytest.mark.parametrize(("fast_timesteps", "visited"), [("999", [999]), ("999,500", [999, 500]), (None, [999, 200])])
+def test_fast_sampling_visits_what_the_checkpoint_says_or_a_fifth(tiny_pipeline, tmp_path, fast_timesteps, visited):
+    tiny_pipeline(fast_timesteps=fast_timesteps, default_num_inference_steps=8).save_pretrained(tmp_path)
+    pipe = DiffRetouchPipeline.from_pretrained(tmp_path)
+    calls = recorded_calls(pipe.unet)
+    pipe(PHOTO, **pipe.fast_sampling(), output_type="grid")
+    assert [int(arguments[1]) for arguments, _ in calls] == visited
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_large_photo_is_seen_as_in_floats_but_for_rounding(tiny_pipeline, dtype):
+    pipe = tiny_pipeline(conditioning_size=8)  # equal to the latents: what is compared is the view itself
+    photo = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (61, 83, 3), dtype=dtype, endpoint=True)
+    for kind in (photo, photo[::-1], photo.transpose(1, 0, 2)):
+        in_floats = kind.astype(np.float32) / np.float32(np.iinfo(dtype).max)
+        seen, expected = pipe.encode_photo(kind), pipe.encode_photo(in_floats)
+        assert (seen - expected).abs().max() <= 2 * 1.1 / 255  # of [-1, 1], where a level of 8 bits is 2 / 255
+    assert not torch.equal(seen, expected), "the photo is too small to be seen in 8 bits"
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 500), (500, 16)])
+@pytest.mark.parametrize("value", [0, 1, 127, 255])
+def test_a_large_flat_photo_is_seen_exactly(tiny_pipeline, size, value):
+    pipe = tiny_pipeline(conditioning_size=8)
+    for photo in (np.full((*size, 3), value, np.uint8), np.full((*size, 3), value * 257, np.uint16)):
+        torch.testing.assert_close(pipe.encode_photo(photo), torch.full((1, 3, 8, 8), value / 127.5 - 1))
+
+
 def test_given_latents_are_the_initial_noise(pipe):
     noise = torch.randn(1, 4, 8, 8, generator=seeded(7))
     drawn = pipe(PHOTO, generator=seeded(7), num_inference_steps=1, output_type="np").images
@@ -694,6 +722,8 @@ def test_schedulers_of_another_kind_are_refused(tiny_pipeline, scheduler, detail
         ("min_timestep", 1000, ValueError, "got 1000"),
         ("min_timestep", "200", TypeError, "got str"),
         ("attributes", ["brightness"], ValueError, r"got \['brightness'\]"),
+        ("fast_timesteps", "999;500", ValueError, "got '999;500'"),
+        ("fast_timesteps", 999, ValueError, "got 999"),
     ],
 )
 def test_parts_that_make_no_pipeline_are_refused(tiny_pipeline, name, value, kind, detail):
@@ -835,6 +865,7 @@ def test_round_trip_gives_the_same_picture_and_the_same_classes(pipe, folder):
         "conditioning_size",
         "conditioning_resize",
         "attributes",
+        "fast_timesteps",
     )
     assert all(loaded.config[name] == pipe.config[name] for name in defaults)
     images = [p(PHOTO, generator=seeded(0), output_type="np").images for p in (pipe, loaded)]

@@ -212,6 +212,15 @@ def test_of_several_quick_changes_the_newest_wins(page):
     assert np.array_equal(quick, alone)
 
 
+def test_pictures_have_alt_texts_and_controls_have_names(page):
+    upload(page, EXAMPLES / "bee.jpg")
+    page.wait_for_function("[...document.querySelectorAll('#compare img')].every(image => image.alt)")
+    alts = [image.get_attribute("alt") for image in page.query_selector_all("#compare img, #examples img")]
+    assert len(set(alts)) == 2 + len(list(EXAMPLES.glob("*.jpg")))
+    for knob in page.query_selector_all(".retouch-slider input"):
+        assert knob.get_attribute("aria-label")
+
+
 def test_strength_zero_shows_the_photo_itself(page):
     upload(page, EXAMPLES / "bee.jpg")
     after = pixels_of(page, changed(page, lambda: set_slider(page, "strength", 0)))

@@ -65,6 +65,7 @@ class Settings:
         strength: in [0, 2].
         seed: of the style; variants count up from it.
         steps: sampling steps; None = the model's own.
+        fast: the model's fast sampling instead, see `DiffRetouchPipeline.fast_sampling`.
         model: folder or Hub id; None = the bundled model.
         lora: adapters to load into it, folders, files or Hub ids.
         lora_scale: their weight.
@@ -80,6 +81,7 @@ class Settings:
     strength: float = 1.0
     seed: int = 0
     steps: int | None = None
+    fast: bool = False
     model: str | None = None
     lora: tuple[str, ...] = ()
     lora_scale: float = 1.0
@@ -90,6 +92,10 @@ class Settings:
     @property
     def sliders(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in ("colorfulness", "brightness", "contrast", "temperature")}
+
+    def sampling(self, pipe: Any) -> dict[str, Any]:
+        """What these settings say about the steps, as arguments of a call of `pipe`."""
+        return pipe.fast_sampling() if self.fast else {"num_inference_steps": self.steps}
 
     def described(self) -> dict[str, Any]:
         """These settings as JSON, with a fingerprint of the files they name: equal means an equal retouch."""
@@ -145,7 +151,7 @@ class Retoucher:
             photo.model_view(),
             **self.settings.sliders,
             num_variants=count,
-            num_inference_steps=self.settings.steps,
+            **self.settings.sampling(pipe),
             generator=[torch.Generator().manual_seed(self.settings.seed + i) for i in range(count)],
             output_type="grid",
             callback_on_step_end=between_steps,

@@ -141,7 +141,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=_count("seed", 0, 2**32 - 1), default=0, help="of the style; variants count up from it"
     )
-    parser.add_argument("--steps", type=_count("steps", 1, 1000), help="sampling steps (default: the model's own)")
+    sampling = parser.add_mutually_exclusive_group()
+    sampling.add_argument("--steps", type=_count("steps", 1, 1000), help="sampling steps (default: the model's own)")
+    sampling.add_argument("--fast", action="store_true", help="the fewest steps that lose little")
     parser.add_argument("--model", help="folder or Hub id (default: the bundled model)")
     parser.add_argument("--lora", action="append", default=[], metavar="ID", help="adapter: folder, file or Hub id")
     parser.add_argument("--lora-scale", type=_number("lora_scale", -4, 4), default=1.0, metavar="X", help="its weight")
@@ -278,7 +280,7 @@ def _start_quickly(options: argparse.Namespace, module: str) -> None:
 def _settings(options: argparse.Namespace) -> Settings:
     given = {field.name: getattr(options, field.name) for field in fields(Settings)}
     settings = Settings(**{**given, "lora": tuple(options.lora)})
-    model_only = (*SLIDERS, "seed", "steps", "model", "lora")
+    model_only = (*SLIDERS, "seed", "steps", "fast", "model", "lora")
     asked = [name for name in model_only if settings.look and getattr(settings, name) != getattr(Settings(), name)]
     asked += ["variants"] if settings.look and options.variants else []
     if asked:
@@ -359,7 +361,8 @@ def _write_sheet(options: argparse.Namespace, draw: Callable[[Any, Any], Any]) -
         raise UsageError(f"{options.output} exists; choose another output or pass --overwrite")
     from .photo import Photo, PhotoError, open_photo, save_photo
 
-    settings = Settings(model=options.model, lora=tuple(options.lora), lora_scale=options.lora_scale)
+    given = {name: getattr(options, name) for name in ("model", "lora_scale", "steps", "fast")}
+    settings = Settings(**given, lora=tuple(options.lora))
     try:
         photo = open_photo(options.photo)
         _start_quickly(options, "pipeline_diffretouch")
@@ -368,7 +371,7 @@ def _write_sheet(options: argparse.Namespace, draw: Callable[[Any, Any], Any]) -
         from .sheets import cell, retouch_with
 
         shown = cell(photo, options.width)
-        retouch = retouch_with(pipe, photo, shown, options.strength, num_inference_steps=options.steps)
+        retouch = retouch_with(pipe, photo, shown, options.strength, **settings.sampling(pipe))
         sheet = Photo(draw(retouch, shown), icc_profile=photo.icc_profile)
         save_photo(sheet, options.output, overwrite=options.overwrite, source=options.photo)
     except (PhotoError, ValueError) as error:
@@ -458,10 +461,6 @@ def _run_push(options: argparse.Namespace) -> int:
     return _one_line(send)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def _run_evaluate(options: argparse.Namespace) -> int:
     try:
         from .evaluation import format_table
@@ -502,3 +501,7 @@ def _run_report(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise UsageError(" ".join(str(error).split())) from error
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
