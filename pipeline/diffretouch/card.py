@@ -307,8 +307,8 @@ from diffretouch import DiffRetouchPipeline, open_photo, save_photo
 
 pipe = DiffRetouchPipeline.from_pretrained("{repo_id}")
 photo = open_photo("photo.jpg")
-grid = pipe(photo.pixels, brightness=0.3, temperature=-0.5, output_type="grid").grids[0]
-save_photo(photo.with_pixels(grid.apply(photo.pixels)), "retouched.jpg")
+grid = pipe(photo.model_view(), brightness=0.3, temperature=-0.5, output_type="grid").grids[0]
+save_photo(photo.retouch(grid), "retouched.jpg")
 ```
 
 With diffusers alone, which then runs the code files in this repository (pin a `revision` that you have read):
@@ -332,8 +332,8 @@ from diffretouch import {imported}DiffRetouchPipeline, open_photo, save_photo
 pipe = DiffRetouchPipeline.from_pretrained({model})
 pipe.load_lora_weights("{repo_id}", adapter_name="style")
 photo = open_photo("photo.jpg")
-grid = pipe(photo.pixels, output_type="grid").grids[0]
-save_photo(photo.with_pixels(grid.apply(photo.pixels)), "retouched.jpg")
+grid = pipe(photo.model_view(), output_type="grid").grids[0]
+save_photo(photo.retouch(grid), "retouched.jpg")
 ```
 
 `pipe.set_adapters("style", 0.7)` weakens it, `pipe.set_adapters(["style", "other"], [0.5, 0.5])` mixes two,
