@@ -19,7 +19,6 @@ The style, "faded film", is a fixed edit of every pixel in OKLab (Ottosson 2020)
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 from pathlib import Path
@@ -78,10 +77,9 @@ def write_pairs(photos: Path, out: Path, num_train: int, num_unseen: int, long_s
         FileNotFoundError: if a photo is missing.
     """
     from diffretouch.data.build import open_resized
-    from diffretouch.data.dataset import encode
+    from diffretouch.data.dataset import encode, read_photo_table
 
-    with open(TABLE, newline="", encoding="utf-8") as file:
-        entries = list(csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"))
+    entries = read_photo_table(TABLE)
     for part, split, count in (("train", "train", num_train), ("unseen", "test", num_unseen)):
         files = [entry["file"] for entry in entries if entry["split"] == split]
         for folder in ("before", "after"):
@@ -102,7 +100,7 @@ def measure(pairs: Path, model: str, adapters: list[str], seed: int) -> tuple[di
         (H, W, 3) in [0, 1]: before, after, base, each adapter.
     """
     from diffretouch import DiffRetouchPipeline, open_photo
-    from diffretouch.evaluation import delta_e_2000
+    from diffretouch.metrics import delta_e_2000
 
     pipe = DiffRetouchPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)

@@ -113,10 +113,17 @@ def test_a_state_that_would_run_code_is_not_loaded(tmp_path: Path, pipe) -> None
 def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
     for step in (5, 40, 300, 2000):
         (tmp_path / f"checkpoint-{step:06d}").mkdir()
-    rotate_checkpoints(tmp_path, 2)
+    rotate_checkpoints(tmp_path, 2000, 2)
     assert names(tmp_path) == ["checkpoint-000300", "checkpoint-002000"]
-    rotate_checkpoints(tmp_path, 5)
+    rotate_checkpoints(tmp_path, 2000, 5)
     assert len(names(tmp_path)) == 2
+
+
+def test_rotation_spares_what_was_just_saved_behind_a_damaged_checkpoint(tmp_path: Path) -> None:
+    for step in (20, 40, 60):  # 60 cannot be read, so the run went on from 20 and is at 40
+        (tmp_path / f"checkpoint-{step:06d}").mkdir()
+    rotate_checkpoints(tmp_path, 40, 1)
+    assert names(tmp_path) == ["checkpoint-000040", "checkpoint-000060"]
 
 
 def test_a_step_saved_again_replaces_the_old_checkpoint(tmp_path: Path, pipe) -> None:

@@ -125,7 +125,7 @@ def test_a_column_of_another_type_is_named(imagefolder: Path, streaming: bool) -
 
 
 def test_neither_folder_nor_id_is_one_line(tmp_path: Path) -> None:
-    for source in (tmp_path / "none", "a/b/c", "../elsewhere"):
+    for source in (tmp_path / "none", "none", "a/b/c", "../elsewhere"):
         with pytest.raises(FileNotFoundError, match="`dataset` has to be a folder or the id of a data set on the Hub"):
             read_split(source, "train")
 

@@ -134,7 +134,7 @@ def test_a_build_that_is_told_to_end_leaves_nothing(photos: Path, tmp_path: Path
     while not (tmp_path / ".out.part").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 130, said
     assert said.splitlines()[-1].endswith("diffretouch: stopped; nothing was left behind")
     assert "Traceback" not in said

@@ -35,6 +35,7 @@ from diffretouch.evaluation import (
 from diffretouch.metrics import PSNR_CEILING, delta_e_2000, psnr, ssim, texture_agreement
 from diffretouch.modeling_affine_grid import AffineGrid, AffineGridHead, GuideCurve
 from diffretouch.pipeline_diffretouch import DiffRetouchPipeline
+from diffretouch.report import load_sheet
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -608,6 +609,25 @@ def test_records_of_another_model_setting_or_photo_are_not_taken_over(tiny_pipe,
         rows[0]["condition"] = [0.0, 0.0, 0.0, 0.5]
     evaluate(pipe, rows, folder=folder, **options)
     assert len((folder / "records.jsonl").read_text().splitlines()) == 2
+
+
+def test_pictures_are_those_of_the_model_that_was_evaluated(tiny_pipe, kept, tmp_path):
+    """In a folder that another model was evaluated in, before and after."""
+    folder, other = shutil.copytree(kept, tmp_path / "kept"), copy.deepcopy(tiny_pipe)
+    with torch.no_grad():
+        other.grid_head.out.bias += 0.3
+    results = [evaluate(pipe, make_rows(1), seed=0, folder=folder) for pipe in (other, tiny_pipe)]
+    sheets = [load_sheet(folder / "pictures" / name) for result in results for name in result["pictures"]]
+    first, second = (next(iter(sheet.values())) for sheet in sheets)
+    assert np.array_equal(first["input"], second["input"]) and not np.array_equal(first["c = 0"], second["c = 0"])
+    assert len((folder / "records.jsonl").read_text().splitlines()) == 2  # the first model's was found again
+
+
+def test_a_photo_whose_pictures_are_gone_is_measured_again(tiny_pipe, kept, tmp_path):
+    folder = shutil.copytree(kept, tmp_path / "kept")
+    shutil.rmtree(folder / "pictures")
+    (name,) = evaluate(tiny_pipe, make_rows(1), seed=0, folder=folder)["pictures"]
+    assert (folder / "pictures" / name).is_file()
 
 
 # ---- a real pipeline, and the command lines -------------------------------------------------------------------------

@@ -235,6 +235,22 @@ def test_losses_are_those_of_the_equations(make_config, accelerator, prediction:
     )
 
 
+def test_mixed_precision_applies_grids_in_full(make_config) -> None:
+    """Half floats would tell 256 levels of the guide apart, and the losses would see banding that nobody gets."""
+    pipe = new_pipeline(make_config().model)
+    torch.nn.init.normal_(pipe.grid_head.out.weight, std=0.1)
+    model, made = Retoucher(pipe.unet, pipe.grid_head), []
+    pipe.grid_head.register_forward_hook(lambda head, features, coefficients: made.append(coefficients))
+    photo = torch.rand(1, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            _, pictures = model(
+                torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.rand(1, 3, 8, 8), torch.zeros(1, 4), photo
+            )
+        assert made[0].dtype == torch.bfloat16
+        assert torch.equal(pictures, pipe.grid_head.retouch(made[0].float(), photo))
+
+
 @pytest.mark.parametrize(
     ("changes", "step", "contrasts"),
     [
@@ -569,6 +585,14 @@ def test_a_run_may_be_continued_from_a_checkpoint_of_choice(finished: Path, make
     """With other checkpoints at hand, and other settings of what does not touch the weights."""
     train(make_config(checkpointing_steps=100, num_validation_photos=2), resume=finished / "checkpoint-000004")
     assert_same(weights(tmp_path / "run" / "final"), weights(finished / "final"))
+
+
+def test_a_chosen_checkpoint_is_not_continued_over_later_ones(finished: Path, make_config, tmp_path: Path) -> None:
+    """Their log would be cut off, and the next `--resume` would take up the other run."""
+    folder = copied(finished, tmp_path / "run")
+    with pytest.raises(FileExistsError, match="holds checkpoints ahead of step 4: move them away"):
+        train(make_config(), resume=folder / "checkpoint-000004")
+    assert log_of(folder) == log_of(finished)
 
 
 def test_training_continues_from_a_pretrained_pipeline(finished: Path, make_config, tmp_path: Path) -> None:

@@ -193,6 +193,21 @@ def test_an_adapter_run_is_not_continued_on_another_base(finished: Path, make, t
         train(load_config(None, make(output_dir=tmp_path / "run", pretrained_model="bundled")), resume="latest")
 
 
+def test_an_adapter_run_is_not_continued_where_the_base_was_replaced(base: Path, make, tmp_path: Path) -> None:
+    """Under the same name, as an update of the package does to the bundled model."""
+    mine = shutil.copytree(base, tmp_path / "mine")
+    settings = {"output_dir": tmp_path / "run", "pretrained_model": mine}
+    train(load_config(None, make(**settings, max_train_steps=1)))
+    pipe = DiffRetouchPipeline.from_pretrained(mine)
+    with torch.no_grad():
+        pipe.unet.mid_block.resnets[0].conv1.weight.mul_(1.5)
+    pipe.save_pretrained(mine)
+    with pytest.raises(
+        ValueError, match="`pretrained_model` has to be the model of the checkpoint of step 1, got one"
+    ):
+        train(load_config(None, make(**settings, max_train_steps=2)), resume="latest")
+
+
 # The command line
 
 

@@ -3,7 +3,7 @@
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic
 diffretouch evaluate data-synthetic --model runs/bundled/final -o evaluation
 python docs/make_pictures.py examples/photo.jpg --name rhino --model runs/bundled/final
-python train_lora/make_bundle.py runs/bundled quality.json --min_timestep 700 --steps 2 --fast_timesteps 999
+python train_lora/make_bundle.py runs/bundled evaluation/quality.json --min_timestep 700 --steps 2 --fast_timesteps 999
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--fast_timesteps", help="of `--fast`, joined by commas (default: a fifth of the steps)")
     options = parser.parse_args()
     folder = Path(BUNDLED_MODEL)
+    limits = [line for line in options.limits.read_text().splitlines() if line]
     pipe = DiffRetouchPipeline.from_pretrained(options.run / "final")
     chosen = {
         "min_timestep": options.min_timestep,
@@ -53,7 +54,7 @@ def main() -> None:
         config=options.run / "config.yaml",
         log=options.run / "log.jsonl",
         pictures={caption: DOCS / name for caption, name in PICTURES.items() if (DOCS / name).exists()},
-        limits=[line for line in options.limits.read_text().splitlines() if line],
+        limits=limits,
     )
 
 

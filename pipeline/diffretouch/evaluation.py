@@ -60,7 +60,7 @@ SPEED_SIDE = 600  # pixels of the picture that a grid is applied to for the time
 
 NUM_SHOWN = 12  # photos whose pictures are kept for the report, evenly spaced over those that are measured
 SHOWN_SIDE = 384  # pixels of their long side
-TEXT = "text"  # names the sheet of the text pictures
+TEXT = "text.jpg"  # the sheet of the text pictures
 
 _RECORD_VERSION = 1  # of what a photo's record holds and how it is measured; older records are measured again
 
@@ -411,6 +411,7 @@ def evaluate(
         - `natural[method]`: mean of each metric without a reference that is at hand
         - `speed`: `grid_seconds`, `apply_seconds_per_megapixel` on this machine
         - `missing`: {metric: why it was not measured}
+        - `pictures`: files in `folder`/pictures with what the report shows, a photo each
         - `photos`: the records behind all this
 
     Raises:
@@ -434,16 +435,18 @@ def evaluate(
     )
     kept = None if folder is None else _Kept(folder, _fingerprint(pipe, tools, num_inference_steps))
     shown = set(evenly_spaced(chosen, NUM_SHOWN))
-    records = []
+    records, sheets = [], []
     for photo_id in chosen:
         photo = _read_photo(photo_id, [rows[number] for number in numbers[photo_id]])
-        record = kept.find(photo) if kept is not None else None
+        record = kept.find(photo, photo_id in shown) if kept is not None else None
         if record is None:
             record, pictures = _measure_photo(tools, photo)
             _require_finite(record, f"photo {photo_id!r}")
             if kept is not None:
                 kept.add(photo, record, pictures if photo_id in shown else {})
         records.append(record)
+        if kept is not None and photo_id in shown:
+            sheets.append(kept.sheet_name(photo))
         if progress is not None:
             progress(len(records), len(chosen))
     settings = {
@@ -461,11 +464,12 @@ def evaluate(
         **_summarise(records, seed),
         "speed": _measure_speed(pipe, photo, num_inference_steps),
         "missing": missing,
+        "pictures": sheets,
         "photos": records,
     }
     result["texture"]["text"], writing = _measure_text(tools)
     if folder is not None:
-        save_sheet(sheet_path(folder, TEXT), writing)
+        save_sheet(folder / "pictures" / TEXT, writing)
     _require_finite(result, "result")
     return result
 
@@ -488,14 +492,21 @@ class _Kept:
             write_atomically(self._log, whole.encode())
         self._known = {entry["key"]: entry["record"] for entry in map(json.loads, whole.splitlines())}
 
-    def find(self, photo: _Photo) -> dict[str, Any] | None:
+    def find(self, photo: _Photo, shown: bool) -> dict[str, Any] | None:
+        """The record of a photo; None if there is none, or its pictures are to be shown and were not kept."""
+        if shown and not (self._folder / "pictures" / self.sheet_name(photo)).is_file():
+            return None
         return self._known.get(self._key(photo))
+
+    def sheet_name(self, photo: _Photo) -> str:
+        """The file of a photo's pictures: another one for each model, as for the record."""
+        return f"{self._key(photo)[:16]}.jpg"
 
     def add(self, photo: _Photo, record: dict[str, Any], pictures: dict[str, np.ndarray]) -> None:
         """Keep a record, and the pictures if there are any: these first, so that no record is without them."""
         if pictures:
             sheet = {photo.photo_id: {name: _small(picture) for name, picture in pictures.items()}}
-            save_sheet(sheet_path(self._folder, photo.photo_id), sheet)
+            save_sheet(self._folder / "pictures" / self.sheet_name(photo), sheet)
         with open(self._log, "a", encoding="utf-8") as file:
             file.write(json.dumps({"key": self._key(photo), "record": record}) + "\n")
 
@@ -517,11 +528,6 @@ def _fingerprint(pipe: Any, tools: _Instruments, num_inference_steps: int | None
         for value in model.state_dict().values():
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def sheet_path(folder: Path, photo_id: str) -> Path:
-    """Where the pictures of a photo are kept, whatever its name is made of."""
-    return folder / "pictures" / f"{hashlib.sha256(photo_id.encode()).hexdigest()[:16]}.jpg"
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

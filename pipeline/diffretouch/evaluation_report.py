@@ -17,7 +17,7 @@ from . import BUNDLED_MODEL, report
 from .attributes import ATTRIBUTES
 from .baselines import Baseline, global_lut
 from .data.dataset import read_split
-from .evaluation import TEXT, describe, evaluate, evenly_spaced, format_table, save_json, sheet_path, tables
+from .evaluation import TEXT, describe, evaluate, evenly_spaced, format_table, save_json, tables
 from .files import write_atomically
 from .pipeline_diffretouch import DiffRetouchPipeline
 
@@ -98,7 +98,7 @@ def write_evaluation_report(result: dict[str, Any], folder: Path) -> Path:
         OSError: if it cannot be written.
     """
     settings = result["settings"]
-    sheet = _kept_pictures((record["photo_id"] for record in result["photos"]), folder)
+    sheet = _kept_pictures(result["pictures"], folder)
     parts = [
         _key_figures(result),
         _quality(result),
@@ -131,12 +131,10 @@ def _texture(result: dict[str, Any], folder: Path) -> str:
 def _kept_pictures(names: Iterable[str], folder: Path) -> dict[str, dict[str, np.ndarray]]:
     sheet: dict[str, dict[str, np.ndarray]] = {}
     for name in names:
-        path = sheet_path(folder, name)
-        if path.is_file():
-            try:
-                sheet |= report.load_sheet(path)
-            except (OSError, ValueError) as error:
-                logger.warning("No pictures of %s: %s", name, error)
+        try:
+            sheet |= report.load_sheet(folder / "pictures" / name)
+        except (OSError, ValueError) as error:
+            logger.warning("No pictures: %s", error)
     return sheet
 
 

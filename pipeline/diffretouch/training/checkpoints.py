@@ -68,7 +68,16 @@ def _as_os_error(target: Path) -> Iterator[None]:
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+    return sorted(found, key=_step_of)
+
+
+def later_checkpoints(output_dir: Path, step: int) -> list[Path]:
+    """Those of a run that are ahead of `step`, oldest first."""
+    return [checkpoint for checkpoint in list_checkpoints(output_dir) if _step_of(checkpoint) > step]
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
@@ -97,9 +106,11 @@ def load_latest_state(output_dir: Path) -> dict[str, Any] | None:
     return None
 
 
-def rotate_checkpoints(output_dir: Path, limit: int) -> None:
-    """Delete the oldest checkpoints beyond `limit`."""
-    for checkpoint in list_checkpoints(output_dir)[:-limit]:
+def rotate_checkpoints(output_dir: Path, step: int, limit: int) -> None:
+    """Delete the oldest checkpoints up to `step` beyond `limit`; those ahead are damaged, and replaced in time."""
+    ahead = later_checkpoints(output_dir, step)
+    reached = [checkpoint for checkpoint in list_checkpoints(output_dir) if checkpoint not in ahead]
+    for checkpoint in reached[:-limit]:
         shutil.rmtree(checkpoint)
 
 

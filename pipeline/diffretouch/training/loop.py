@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save
 from tqdm.auto import tqdm
@@ -27,6 +29,7 @@ from .checkpoints import (
     best_so_far,
     clear_leftovers,
     cut_log,
+    later_checkpoints,
     load_latest_state,
     load_state,
     rotate_checkpoints,
@@ -63,6 +66,10 @@ _FREE_SETTINGS = {
     "hub_model_id",
 }
 
+# How long processes wait for each other. They take turns at the cache before the first step, which for a large data
+# set on several GPUs takes longer than the ten minutes that are usual.
+_PATIENCE = timedelta(hours=6)
+
 
 def train(config: TrainingConfig, *, resume: str | Path | None = None) -> Path:
     """Train, or continue, a run; returns the folder of the final pipeline or adapter, `output_dir/final`.
@@ -77,13 +84,14 @@ def train(config: TrainingConfig, *, resume: str | Path | None = None) -> Path:
             uninterrupted run, bit for bit.
 
     Raises:
-        FileExistsError: if `output_dir` holds checkpoints and `resume` is None.
+        FileExistsError: if `output_dir` holds checkpoints and `resume` is None, or ones ahead of the chosen one.
         FileNotFoundError: if the data set or the checkpoint to resume is missing.
         ValueError: if a split is empty, or the checkpoint or the number of processes does not fit the recipe.
         FloatingPointError: if the loss or its gradient is no longer finite; names the file that holds the batch.
         OSError: if a checkpoint cannot be written; the earlier ones are kept.
     """
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    patience = InitProcessGroupKwargs(timeout=_PATIENCE)
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[patience])
     parts = accelerator.num_processes * config.gradient_accumulation_steps
     if config.train_batch_size % parts:
         raise ValueError(
@@ -95,7 +103,7 @@ def train(config: TrainingConfig, *, resume: str | Path | None = None) -> Path:
         raise FileExistsError(f"`output_dir` {output_dir} holds checkpoints: pass --resume, or choose another folder.")
     if not config.dataset:
         raise ValueError("`dataset` has to be the folder or Hub id of a data set, got nothing.")
-    state = load_latest_state(output_dir) if resume in (None, "latest") else load_state(Path(resume))
+    state = load_latest_state(output_dir) if resume in (None, "latest") else _chosen_state(Path(resume), output_dir)
     train_rows, validation_rows = (
         read_split(config.dataset, split, streaming=config.streaming) for split in ("train", "validation")
     )
@@ -113,6 +121,17 @@ def train(config: TrainingConfig, *, resume: str | Path | None = None) -> Path:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return output_dir / "final"
+
+
+def _chosen_state(checkpoint: Path, output_dir: Path) -> dict[str, Any]:
+    """The state in `checkpoint`, unless the run has gone on from there already."""
+    state = load_state(checkpoint)
+    if later_checkpoints(output_dir, state["step"]):
+        raise FileExistsError(
+            f"`output_dir` {output_dir} holds checkpoints ahead of step {state['step']}: move them away, or choose "
+            "another folder."
+        )
+    return state
 
 
 class _Watch:
@@ -149,7 +168,7 @@ class _Watch:
                     self._validate(pipe)
                 if saves:
                     save_checkpoint(self._output_dir, trainer.step, trainer.save_model, state)
-                    rotate_checkpoints(self._output_dir, config.checkpoints_total_limit)
+                    rotate_checkpoints(self._output_dir, trainer.step, config.checkpoints_total_limit)
 
     def _is_due(self, every: int) -> bool:
         return self._trainer.step % every == 0 or self._trainer.step == self._config.max_train_steps
@@ -241,6 +260,11 @@ class Trainer:
                 f"`pretrained_model` has to be the model of the checkpoint of step {state['step']}, got one of other "
                 f"layers: {self.config.pretrained_model}."
             )
+        if state.get("base") != self._base():
+            raise ValueError(
+                f"`pretrained_model` has to be the model of the checkpoint of step {state['step']}, got one of other "
+                f"weights: {self.config.pretrained_model}."
+            )
         self._module.load_state_dict(state["model"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         if self._ema is not None:
@@ -249,6 +273,10 @@ class Trainer:
         if self._accelerator.scaler is not None and "scaler" in state:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 
+    def _base(self) -> list[float] | None:
+        """What tells the frozen weights apart that an adapter is for; None where all weights train."""
+        return None if self._adapter is None else self._adapter.base["weights"]
+
     def state(self) -> dict[str, Any]:
         """All that an exact continuation needs beside the step: a copy of the weights, optimiser, average, scaler; and
         the recipe and data they belong to."""
@@ -256,6 +284,7 @@ class Trainer:
         return {
             "config": asdict(self.config),
             "data": self._pairs.fingerprint,
+            "base": self._base(),
             "model": {name: value.detach().clone() for name, value in self._trained.items()},
             "optimizer": self._optimizer.state_dict(),
             **({} if self._ema is None else {"ema": self._ema.state_dict()}),

@@ -43,6 +43,9 @@ class Adapter:
         rank: of the updates.
         config: alpha, where to update, what to train whole.
 
+    Attributes:
+        base: what the adapter records of its base (`lora_base_metadata`) and of the run.
+
     Raises:
         ValueError: if the UNet has no such modules.
     """
@@ -51,7 +54,7 @@ class Adapter:
         from peft import LoraConfig
 
         self._pipe = pipe
-        self._base = pipe.lora_base_metadata() | {"learning_rate": config.learning_rate, "seed": config.seed}
+        self.base = pipe.lora_base_metadata() | {"learning_rate": config.learning_rate, "seed": config.seed}
         lora = LoraConfig(
             r=rank,
             lora_alpha=config.lora_alpha or rank,  # type: ignore[arg-type]  # peft computes with floats as well
@@ -87,7 +90,7 @@ class Adapter:
             unet_lora_layers=get_peft_model_state_dict(unet),
             whole_modules=whole,
             unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
-            base_metadata=self._base,
+            base_metadata=self.base,
         )
 
 

@@ -37,7 +37,10 @@ class Retoucher(nn.Module):
         prediction = self.unet(unet_input, timesteps, encoder_hidden_states=condition[:, None]).sample
         noise_pred, features = prediction.split([4, 4], dim=1)
         coefficients = self.grid_head(features)  # (B, 12, depth, gh, gw)
-        return noise_pred.float(), self.grid_head.retouch(coefficients.float(), photo)
+        # As grids are applied in use: mixed precision would round the guide to a few hundred levels.
+        with torch.autocast(photo.device.type, enabled=False):
+            pictures = self.grid_head.retouch(coefficients.float(), photo)
+        return noise_pred.float(), pictures
 
 
 @dataclass
