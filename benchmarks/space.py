@@ -147,7 +147,7 @@ def _load(url: str, process: psutil.Process, options: argparse.Namespace, folder
                     ranks.extend([job.status().rank] if job.status().rank is not None else [])
                     time.sleep(0.1)
                 likeness = (thumbnails * _thumbnail(Path(job.result()))).mean((1, 2))
-            except Exception as error:  # noqa: BLE001 (whatever goes wrong for a client is what is counted)
+            except Exception as error:  # whatever goes wrong for a client is what is counted
                 errors.append(f"{type(error).__name__}: {error}")
                 continue
             answers.append(time.monotonic() - started)
@@ -157,7 +157,7 @@ def _load(url: str, process: psutil.Process, options: argparse.Namespace, folder
     def upload_giant() -> None:
         try:
             Client(url, verbose=False).predict(handle_file(giant), api_name="/retouch")
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             errors.append(f"giant: {type(error).__name__}: {error}")
 
     threads = [threading.Thread(target=visit, args=(i,)) for i in range(options.clients)]

@@ -174,7 +174,7 @@ def _retouch_tab(editor: Editor, session: gr.State) -> Controls:
     @_told
     def open_photo(now: Session, path: str | None, locked: bool, *numbers: float) -> tuple[Any, ...]:
         upload = None if path is None else editor.open(path, now.model)
-        seed_now = int(numbers[-1]) if locked else 0
+        seed_now = int(numbers[-1] or 0) if locked else 0
         return (*_retouched(editor, Session(now.model, upload), *numbers[:-1], seed_now), seed_now)
 
     photo.change(
@@ -228,7 +228,10 @@ def _on_edit(editor: Editor, controls: Controls, event: Callable, **options: Any
 
 
 def _retouched(editor: Editor, now: Session, *numbers: float) -> tuple[Any, ...]:
-    """Session, pictures, note and bars, with sliders, strength and seed as in `numbers`; no file to download yet."""
+    """Session, pictures, note and bars, with sliders, strength and seed as in `numbers`; no file to download yet.
+
+    An emptied seed field is seed 0.
+    """
     *values, strength, seed = numbers
     nothing = gr.update(visible=False)
     upload, look = now.upload, now.look
@@ -237,7 +240,7 @@ def _retouched(editor: Editor, now: Session, *numbers: float) -> tuple[Any, ...]
     editor.keep(upload)
     asked = (now.model, *values, seed)
     if look is None or asked != now.asked:
-        (look,) = editor.looks(now.model, upload.view, dict(zip(ATTRIBUTES, values, strict=True)), [int(seed)])
+        (look,) = editor.looks(now.model, upload.view, dict(zip(ATTRIBUTES, values, strict=True)), [int(seed or 0)])
         now = replace(now, look=look, asked=asked, look_name=None)
     after, scores = editor.preview(upload, look, strength)
     note = strings.LOOK_ACTIVE.format(name=now.look_name) if now.look_name else ""
@@ -370,7 +373,7 @@ def _variants_tab(editor: Editor, session: gr.State, controls: Controls, tabs: g
     @_told
     def show(now: Session, number: int, *numbers: float) -> tuple[list[Any], list[int]]:
         (upload, _), (*values, strength, seed) = _work_of(now), numbers
-        seeds = [(int(seed) + i) % (MAX_SEED + 1) for i in range(int(number))]
+        seeds = [(int(seed or 0) + i) % (MAX_SEED + 1) for i in range(int(number))]
         looks = editor.looks(now.model, upload.view, dict(zip(ATTRIBUTES, values, strict=True)), seeds)
         pictures = [str(editor.preview(upload, look, strength)[0]) for look in looks]
         return [(path, strings.VARIANT.format(seed=s)) for path, s in zip(pictures, seeds, strict=True)], seeds
@@ -497,7 +500,7 @@ def _endpoints(editor: Editor) -> None:
             (apply_look, [photo, look_file, strength, remove_gps], result),
             (measure, [photo], scores),
         ):
-            options = {**_MODEL, "api_visibility": "public"}
+            options = {**_FILES, "concurrency_id": "api", "api_visibility": "public"}
             gr.Button(visible=False).click(function, inputs, output, api_name=function.__name__, **options)
 
 
@@ -512,7 +515,7 @@ const EXAMPLE_TEXTS = {json.dumps([strings.ALT_EXAMPLE.format(name=path.stem) fo
 """
     """<script>
 document.addEventListener("keyup", (event) => {
-  if (event.target.matches?.(".retouch-slider input[type=range]"))
+  if (event.target.matches?.(".retouch-slider input[type=range]") && /^(Arrow|Page|Home|End)/.test(event.key))
     event.target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
 });
 document.addEventListener("dblclick", (event) => {
@@ -542,6 +545,7 @@ def main() -> int:
         css_paths=HERE / "style.css",
         head=_HEAD,
         max_file_size=int(settings.max_upload_mb * 1e6),
+        state_session_capacity=settings.max_sessions,
         show_error=True,
         ssr_mode=False,
     )

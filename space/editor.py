@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from settings import Settings
 
 from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, open_photo, save_photo
 from diffretouch.attributes import attribute_scores, attribute_view
+from diffretouch.batch import first_line
 from diffretouch.lut import grid_to_lut
 from diffretouch.photo import Photo, PhotoError, saved_suffix
 
@@ -73,7 +74,7 @@ class Models:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._lock = threading.Lock()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
         self._loaded: OrderedDict[tuple[str, str], DiffRetouchPipeline] = OrderedDict()
         self.default = (settings.model, settings.adapter)
         self.get(self.default)
@@ -84,14 +85,27 @@ class Models:
         Raises:
             Refused: if it cannot be loaded, or is a folder where folders are not allowed.
         """
+        pipe = self._known(key)
+        if pipe is None:
+            with self._loading:  # one at a time, while the others go on with the models that are there
+                pipe = self._known(key)
+                if pipe is None:
+                    pipe = self._load(*key)
+                    self._remember(key, pipe)
+        return pipe
+
+    def _known(self, key: tuple[str, str]) -> DiffRetouchPipeline | None:
         with self._lock:
-            if key not in self._loaded:
-                self._loaded[key] = self._load(*key)
-            self._loaded.move_to_end(key)
+            if key in self._loaded:
+                self._loaded.move_to_end(key)
+            return self._loaded.get(key)
+
+    def _remember(self, key: tuple[str, str], pipe: DiffRetouchPipeline) -> None:
+        with self._lock:
+            self._loaded[key] = pipe
             others = [known for known in self._loaded if known not in (self.default, key)]
             for old in others[: max(0, len(others) - _KEEP_MODELS + 1)]:
                 del self._loaded[old]
-            return self._loaded[key]
 
     def licence(self, key: tuple[str, str]) -> str:
         """The licence that a loaded model names."""
@@ -100,17 +114,22 @@ class Models:
 
     def _load(self, model: str, adapter: str) -> DiffRetouchPipeline:
         for name in (model, adapter):
-            own = name in (self._settings.model, self._settings.adapter)
-            if name and not own and not self._settings.allow_folders and not _is_hub_id(name):
+            if not self._is_operators(name) and not _is_hub_id(name):
                 raise Refused(strings.NO_FOLDERS.format(model=name))
+        # What the operator's token opens is not for every visitor.
+        model_token, adapter_token = (None if self._is_operators(name) else False for name in (model, adapter))
         try:
-            pipe = DiffRetouchPipeline.from_pretrained(model or BUNDLED_MODEL)
+            pipe = DiffRetouchPipeline.from_pretrained(model or BUNDLED_MODEL, token=model_token)
             if adapter:
-                pipe.load_lora_weights(adapter)
+                pipe.load_lora_weights(adapter, token=adapter_token)
         except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
             raise Refused(" ".join(str(error).split())) from error
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(_best_device())
+
+    def _is_operators(self, name: str) -> bool:
+        """Whether `name` was chosen by who runs the page, or its visitors are trusted as much."""
+        return self._settings.allow_folders or name in ("", self._settings.model, self._settings.adapter)
 
 
 def _is_hub_id(name: str) -> bool:
@@ -138,8 +157,9 @@ class Workroom:
     def clean(self) -> None:
         """Delete what is older than allowed."""
         for folder in self._root.iterdir():
-            if time.time() - folder.stat().st_mtime > self._keep:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # a batch deletes its results itself
+                if time.time() - folder.stat().st_mtime > self._keep:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _clean_for_ever(self) -> None:
         while True:
@@ -200,7 +220,7 @@ class Editor:
         Raises:
             Refused: if the model cannot be loaded or a number is out of its range.
         """
-        bad = [seed for seed in seeds if not 0 <= seed <= MAX_SEED]
+        bad = [seed for seed in seeds if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED]
         if bad:
             raise Refused(strings.BAD_SEED.format(most=MAX_SEED, seed=bad[0]))
         pipe = self.models.get(model)
@@ -268,8 +288,8 @@ class Editor:
         target = self.new_folder() / f"{path.stem}-retouched{saved_suffix(path)}"
         try:
             save_photo(photo.retouch(look, strength), target, remove_gps=remove_gps)
-        except (ValueError, TypeError) as error:
-            raise Refused(str(error).replace(str(target), target.name)) from error
+        except (MemoryError, RuntimeError, TypeError, ValueError) as error:
+            raise Refused(first_line(error).replace(str(target), target.name)) from error
         return target
 
     @contextmanager

@@ -20,8 +20,9 @@ class Settings:
     max_batch_files: int = 50
     keep_minutes: float = 60.0  # uploads, results and sessions are deleted after this time without use
     max_waiting: int = 64  # further requests are told to come back later
+    max_sessions: int = 500  # visitors whose photo is kept ready, 5 MB of memory each; then the oldest goes
     preview_side: int = 1400  # longer side of the picture on the page, pixels
-    allow_folders: bool = "SPACE_ID" not in os.environ  # a public page must not look into its server's folders
+    allow_folders: bool = "SPACE_ID" not in os.environ  # a public page must not show what is its server's
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:

@@ -352,6 +352,15 @@ def test_luts_are_written_with_their_error(shoot, retouch, capsys) -> None:
     assert all("Delta E 2000" in line for line in said)
 
 
+def test_photos_of_one_name_put_their_looks_into_one_folder_at_once(shoot, retouch) -> None:
+    for number in range(PHOTOS):
+        (shoot / str(number)).mkdir()
+        (shoot / f"{number}.png").rename(shoot / str(number) / "a.png")
+    looks = ["--save-look", "looks/{number}.safetensors", "--recursive", "--workers", PHOTOS]
+    assert retouch(shoot, "-o", "out", *looks) == 0
+    assert len(files(Path("looks"))) == len(files(Path("out"))) == PHOTOS
+
+
 def test_the_place_is_left_out_on_request(shoot, retouch) -> None:
     exif = PIL.Image.Exif()
     exif[0x010F] = "Maker"

@@ -660,29 +660,3 @@ def benchmark(name: str) -> ModuleType:
 
 def run_benchmark(name: str, *arguments: object) -> int:
     return benchmark(name).main([str(argument) for argument in arguments])
-
-
-def test_retouch_benchmark_times_every_stage_and_leaves_the_photo_alone(tiny_pipe, tmp_path, capsys):
-    tiny_pipe.save_pretrained(tmp_path / "model")
-    photo = tmp_path / "photo.png"
-    to_pil(scenery(0)).save(photo)
-    before = photo.read_bytes()
-    output = tmp_path / "retouch.json"
-    arguments = ["--model", tmp_path / "model", "--megapixels", 0.2, "--steps", 2, "--repeats", 2, "-o", output]
-    assert run_benchmark("retouch", photo, *arguments) == 0
-    result = json.loads(output.read_text())
-    assert result["settings"]["width"] * result["settings"]["height"] == pytest.approx(0.2e6, rel=0.01)
-    for run in (result["first_seconds"], result["median_seconds"]):
-        assert set(run) == {"decode", "steps", "grid", "apply", "encode", "total"}
-        assert all(seconds > 0 for seconds in run.values())
-    assert 50 < result["peak_rss_mib"] < 5000
-    assert "| condition and all steps |" in capsys.readouterr().out
-    assert photo.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "photo.png", "retouch.json"]
-
-
-def test_retouch_benchmark_names_a_file_that_is_no_photo_in_one_line(tmp_path, capsys):
-    (tmp_path / "photo.jpg").write_text("no photo")
-    assert run_benchmark("retouch", tmp_path / "photo.jpg", "-o", tmp_path / "retouch.json") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("retouch.py: cannot identify image file") and error.count("\n") == 1

@@ -472,6 +472,26 @@ def test_adapters_that_the_hub_does_not_give_are_one_sentence(
     assert pipe.get_active_adapters() == ["default_0"]
 
 
+def test_push_follows_links_to_folders_but_not_back_to_one_on_the_way(server, tmp_path):
+    space, shared = tmp_path / "space", tmp_path / "shared"
+    for path in (space / "part", shared):
+        path.mkdir(parents=True)
+    (space / "README.md").write_text("---\nsdk: static\n---\n")
+    (space / "part" / "page.html").write_text("page")
+    (shared / "photo.txt").write_text("photo")
+    (space / "part" / "again").symlink_to(space / "part")
+    (space / "up").symlink_to(tmp_path)
+    (space / "shared").symlink_to(shared)
+    (shared / "back").symlink_to(space / "part")
+    (space / "part" / "there").symlink_to(shared)
+    (space / "diffretouch").mkdir()
+    push(space, "me/space")
+    sent = set(server.files("space", "me/space")) - {".gitattributes"}
+    assert sent == {"README.md", *(f"{way}/page.html" for way in ("part", "shared/back"))} | {
+        f"{way}/photo.txt" for way in ("shared", "part/there")
+    }
+
+
 def test_push_into_a_pull_request_and_a_subfolder(tiny_pipeline, folder, server):
     pipe = tiny_pipeline()
     push(pipe, "me/model", token="hf_me")

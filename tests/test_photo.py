@@ -22,6 +22,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo
+from diffretouch.photo.tags import TagReader
 
 HEIGHT, WIDTH = 6, 9
 LOSSLESS = (".png", ".tif", ".webp")
@@ -754,6 +755,26 @@ def test_bombs_are_refused_by_their_header_without_memory(tmp_path, extension):
         warnings.simplefilter("error")
         message = fails_to_open(tmp_path / f"a{extension}")
     assert "60000 x 60000" in message and "400,000,000" in message
+
+
+def test_a_bomb_behind_a_small_size_is_refused(tmp_path):
+    png = write_with_pillow(tmp_path / "a.png", random_samples(40, 50, 3)).read_bytes()
+    text = struct.pack(">I4sIII", 8, b"tEXt", 10, 10, 0)
+    (tmp_path / "late-header.png").write_bytes(png[:8] + text + png[8:])
+    assert "50 x 40 pixels" in fails_to_open(tmp_path / "late-header.png", max_pixels=1000)
+    tile = zlib.compress(bytes(640 * 640 * 3))
+    options = {"shape": (20, 20, 3), "dtype": "uint8", "photometric": "rgb", "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "large-tile.tif", iter([tile]), tile=(640, 640), **options)
+    assert "640 x 640 pixels" in fails_to_open(tmp_path / "large-tile.tif", max_pixels=1000)
+    assert open_photo(tmp_path / "large-tile.tif").pixels.shape == (20, 20, 3)
+
+
+def test_tags_that_lie_over_each_other_take_no_more_memory_than_real_ones():
+    entries = b"".join(struct.pack("<HHII", code, 7, 1 << 20, 0) for code in range(1, 1001))
+    block = b"II*\0" + struct.pack("<IH", 8, 1000) + entries
+    reader = TagReader(io.BytesIO(block.ljust(1 << 20, b"\0")))
+    tags = reader.directory(8, {}).tags
+    assert len(tags) == 256 and sum(len(tag.data) for tag in tags.values()) == 1 << 28
 
 
 @pytest.mark.parametrize("extension", ALL)

@@ -20,6 +20,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo, saved_suffix
 from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
+from diffretouch.photo.tags import xmp_without_gps
 
 pillow_heif = pytest.importorskip("pillow_heif")
 rawpy = pytest.importorskip("rawpy")
@@ -418,6 +419,12 @@ def test_xmp_in_other_encodings_goes_with_the_place(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------- odds and ends
+
+
+def test_xmp_that_never_closes_its_places_is_done_with_at_once():
+    """Each of them searched to the end would take hours."""
+    for part in (b"<exif:GPSTag>", b"<exif:GPSTag", b" exif:GPSTag='"):
+        assert xmp_without_gps(b"<x/>" + part * 100_000) == b"<x/>"
 
 
 def test_adobe_rgb_that_only_exif_speaks_of_gets_its_profile(tmp_path):

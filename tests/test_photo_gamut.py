@@ -174,6 +174,19 @@ def with_curve(curve: bytes) -> bytes:
     return size + DISPLAY_P3[4:128] + table + body
 
 
+def with_tags_over_each_other() -> bytes:
+    """Display P3 with a hundred more tags, each of which is the whole profile."""
+    (count,) = struct.unpack_from(">I", DISPLAY_P3, 128)
+    table = b""
+    for index in range(count):
+        name, at, length = struct.unpack_from(">4sII", DISPLAY_P3, 132 + 12 * index)
+        table += struct.pack(">4sII", name, at + 1200, length)
+    size = len(DISPLAY_P3) + 1200
+    table += b"".join(struct.pack(">4sII", b"x%03d" % index, 0, size) for index in range(100))
+    body = DISPLAY_P3[132 + 12 * count :]
+    return struct.pack(">I", size) + DISPLAY_P3[4:128] + struct.pack(">I", count + 100) + table + body
+
+
 def parametric(kind: int, *numbers: float) -> bytes:
     return struct.pack(f">4sIHH{len(numbers)}i", b"para", 0, kind, 0, *(round(value * 65536) for value in numbers))
 
@@ -210,6 +223,7 @@ def test_each_kind_of_curve_is_read_as_a_colour_manager_reads_it(name):
         DISPLAY_P3.replace(b"gXYZ", b"rXYZ"),
         DISPLAY_P3[:200],
         DISPLAY_P3[:128] + b"\xff\xff\xff\xff" + DISPLAY_P3[132:],
+        with_tags_over_each_other(),
     ],
 )
 def test_an_unsound_profile_is_kept_but_its_photo_is_taken_as_srgb(tmp_path, profile):

@@ -117,6 +117,11 @@ def test_a_link_back_up_is_one_line_and_the_rest_is_found(tmp_path: Path) -> Non
     assert reasons(entries) == [f"cannot open {tmp_path}/in/deep/again: it is a link back to {tmp_path}/in"]
 
 
+def test_a_name_longer_than_names_can_be_is_no_folder(tmp_path: Path) -> None:
+    (job,) = plan([tmp_path / ("a" * 300 + ".jpg")], Naming(tmp_path / "out"))
+    assert job.source.stem == "a" * 300
+
+
 def test_a_linked_folder_is_followed(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere", "a.jpg")
     (tmp_path / "in").mkdir()

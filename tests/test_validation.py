@@ -273,6 +273,20 @@ def test_the_report_shows_the_whole_run(run: Path, data: Path) -> None:
     assert str(data.parent) not in html and str(run.parent) not in html  # folders of this machine
 
 
+@pytest.mark.parametrize(("metric", "step", "name"), [("delta_e_c0", 8, "c = 0"), ("delta_e_oracle", 4, "oracle c")])
+def test_the_stressed_validation_is_the_one_that_best_holds(run: Path, metric: str, step: int, name: str) -> None:
+    (run / "config.yaml").write_text(f"max_train_steps: 8\nmetric_for_best_model: {metric}\n")
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for record in records:
+        if "psnr_c0" in record:
+            record |= {"delta_e_c0": 10.0 - record["step"], "delta_e_oracle": float(record["step"])}
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    html = write_training_report(run).read_text()
+    assert f"Bold: the best at {name}." in html
+    assert f'<tr class=strong><th scope="row">{step}</th>' in html
+    assert f'<tr class=strong><th scope="row">{12 - step}</th>' not in html
+
+
 def test_an_interrupted_run_has_a_report_too(run: Path) -> None:
     log = run / "log.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]) + '{"step": 6, "lo')

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import BUNDLED_MODEL
+from .files import move_to_new_name
 from .plan import Job, Refusal, UsageError, is_local
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def load_pipeline(settings: Settings) -> Any:
     for name, adapter in zip(names, settings.lora, strict=True):
         try:
             pipe.load_lora_weights(adapter, adapter_name=name)
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             raise UsageError(f"`lora` has to be an adapter of {model}, got {adapter}: {first_line(error)}") from error
     if names:
         pipe.set_adapters(names, [settings.lora_scale] * len(names))
@@ -240,7 +241,7 @@ def retouch_photo(
             record["error"] = str(error)
         except OSError as error:
             record["error"] = f"cannot retouch {job.source}: {error.strerror or first_line(error)}"
-        except (ValueError, MemoryError, RuntimeError) as error:
+        except (ImportError, MemoryError, RuntimeError, ValueError) as error:
             record["error"] = f"cannot retouch {job.source}: {first_line(error)}"
     return record
 
@@ -365,7 +366,8 @@ class _Delivery:
         if not is_local(parent):
             return Path(tempfile.mkdtemp(prefix="diffretouch-"))
         parent.mkdir(parents=True, exist_ok=True)
-        key = hashlib.sha256(self.job.retouched.name.encode()).hexdigest()[:12]
+        # By the whole path, as photos of one name in different folders may put their looks into one.
+        key = hashlib.sha256(str(self.job.retouched.absolute()).encode()).hexdigest()[:12]
         folder = parent / f".diffretouch-{key}.part"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -409,7 +411,7 @@ class _Delivery:
         elif self.overwrite:
             os.replace(staged, target)
         else:
-            _move_to_new_name(staged, target)
+            _move_or_find_same(staged, target)
 
 
 def _cannot_save(target: Any, error: OSError) -> Exception:
@@ -425,16 +427,13 @@ def _is_same_file(one: Path, other: Any) -> bool:
         return False
 
 
-def _move_to_new_name(staged: Path, target: Path) -> None:
+def _move_or_find_same(staged: Path, target: Path) -> None:
     """Rename that raises FileExistsError where something else has that name; the same bytes are as good."""
     try:
-        os.link(staged, target)
+        move_to_new_name(staged, target)
     except FileExistsError:
         if not (target.is_file() and filecmp.cmp(staged, target, shallow=False)):
             raise
-    except OSError:  # a file system without hard links: take the name first, then fill it
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL))
-        os.replace(staged, target)
 
 
 def _upload(staged: Path, target: Any, overwrite: bool) -> None:

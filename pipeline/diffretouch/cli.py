@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .batch import Report, Settings, load_pipeline, retouch_files
-from .plan import Job, Naming, Refusal, UsageError, check_photo_name, is_local, is_photo_name, place, plan
+from .plan import Job, Naming, Refusal, UsageError, check_photo_name, is_folder, is_local, is_photo_name, place, plan
 
 SLIDERS = {
     "colorfulness": "muted to vivid",
@@ -296,7 +296,7 @@ def _naming(options: argparse.Namespace) -> Naming:
 
 def _default_report(inputs: list[Any], output: Any) -> Path | None:
     """Folders are resumed without being told to; a list of photos leaves no file that was not asked for."""
-    is_batch = all(entry.is_dir() for entry in inputs) and (output.is_dir() or not is_photo_name(output))
+    is_batch = all(map(is_folder, inputs)) and (is_folder(output) or not is_photo_name(output))
     return output / "diffretouch.jsonl" if is_batch and is_local(output) else None
 
 

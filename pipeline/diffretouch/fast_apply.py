@@ -252,6 +252,25 @@ def _add_change(planes, count, bin_, place, step, at, per_step):
 
 
 @_compiled
+def _add_changes(planes, count, look, y, runs, run, at, per_step):
+    """Add what the grid changes in one run, `y` rows down the grid; `at`, `per_step` (12,) are there to be used."""
+    grid_height, _, depth, _ = look.change.shape
+    above = int(y)
+    below = min(above + 1, grid_height - 1)
+    down = np.float32(y - above)
+    left, right = runs.left[run], runs.right[run]
+    low, high = _find_bins(planes, count, look, depth)
+    for bin_ in range(low, high + 1):
+        for k in range(12):
+            a = look.change[above, left, bin_, k]
+            b = look.change[above, right, bin_, k]
+            a += down * (look.change[below, left, bin_, k] - a)
+            b += down * (look.change[below, right, bin_, k] - b)
+            at[k], per_step[k] = a, b - a
+        _add_change(planes, count, np.float32(bin_), runs.place[run], runs.step, at, per_step)
+
+
+@_compiled
 def _store(planes, count, top, rounding, pixels, first):
     start = np.uint64(3 * first)
     for j in range(np.uint64(count)):
@@ -262,28 +281,15 @@ def _store(planes, count, top, rounding, pixels, first):
 
 def _retouch_rows(photo, out, first_row, look, rows, runs):
     """Rows `first_row`, ... of a photo, (h, 3 W) in and out."""
-    grid_height, _, depth, _ = look.change.shape
     planes = np.empty(8 * _RUN_PIXELS, np.float32)
     at, per_step = np.empty(12, np.float32), np.empty(12, np.float32)
     for i in range(photo.shape[0]):
-        y = min(max(rows.start + (first_row + i) * rows.step, 0.0), grid_height - 1.0)
-        above = int(y)
-        below = min(above + 1, grid_height - 1)
-        down = np.float32(y - above)
+        y = min(max(rows.start + (first_row + i) * rows.step, 0.0), look.change.shape[0] - 1.0)
         for run in range(runs.left.shape[0]):
             first = runs.first[run]
             count = runs.first[run + 1] - first
-            left, right = runs.left[run], runs.right[run]
             _load(photo[i], first, count, planes)
-            low, high = _find_bins(planes, count, look, depth)
-            for bin_ in range(low, high + 1):
-                for k in range(12):
-                    a = look.change[above, left, bin_, k]
-                    b = look.change[above, right, bin_, k]
-                    a += down * (look.change[below, left, bin_, k] - a)
-                    b += down * (look.change[below, right, bin_, k] - b)
-                    at[k], per_step[k] = a, b - a
-                _add_change(planes, count, np.float32(bin_), runs.place[run], runs.step, at, per_step)
+            _add_changes(planes, count, look, y, runs, run, at, per_step)
             _store(planes, count, look.top, look.rounding, out[i], first)
 
 

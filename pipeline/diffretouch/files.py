@@ -23,6 +23,22 @@ def write_atomically(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def move_to_new_name(file: str | Path, target: str | Path) -> None:
+    """Give `file` the name `target`, on the same file system; its old name may stay beside it.
+
+    Raises:
+        FileExistsError: if something has that name, whoever made it in the meantime.
+        OSError: if the name cannot be given.
+    """
+    try:
+        os.link(file, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: take the name first, then fill it
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL))
+        os.replace(file, target)
+
+
 @contextmanager
 def folder_atomically(target: Path) -> Iterator[Path]:
     """A new folder beside `target` to fill, moved to `target` when the block ends well and removed when it does not.

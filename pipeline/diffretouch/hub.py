@@ -260,15 +260,16 @@ def _files_to_push(folder: Path, kind: str, repo_id: str) -> dict[str, Path | by
 
 def _files_of(folder: Path) -> Iterator[tuple[str, Path]]:
     """(path inside the folder, file) of all that is to be pushed; links to folders are followed."""
-    above = os.path.realpath(folder)
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        # A link to a folder above would never end.
-        loops = {name for name in folders if f"{above}/".startswith(f"{os.path.realpath(Path(parent, name))}/")}
+    root = folder.resolve()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        way = Path(parent)
+        above = {path.resolve() for path in (way, *way.parents)}
+        # A link back to a folder on the way would never end.
+        loops = {name for name in folders if (way / name).resolve() in above}
         folders[:] = sorted(name for name in folders if name not in loops and not _is_left_behind(name))
         for name in sorted(names):
             if not _is_left_behind(name):
-                path = Path(parent, name)
-                yield path.relative_to(folder).as_posix(), path
+                yield (way / name).relative_to(root).as_posix(), way / name
 
 
 def _is_left_behind(name: str) -> bool:

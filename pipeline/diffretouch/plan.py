@@ -105,6 +105,11 @@ def exists(path: Any) -> bool:
     return os.path.lexists(path) if is_local(path) else path.exists()
 
 
+def is_folder(path: Any) -> bool:
+    """Whether `path` is a folder; not if it may not be looked at, or its name is longer than names can be."""
+    return os.path.isdir(path) if is_local(path) else path.is_dir()
+
+
 def is_photo_name(path: Any) -> bool:
     """Whether a retouch can be saved under that name."""
     from .photo import SAVED_SUFFIXES
@@ -127,7 +132,7 @@ def find_photos(inputs: Iterable[Any], recursive: bool = False, output: Any = No
     followed, except back to a folder on the way.
     """
     for entry in inputs:
-        if not entry.is_dir():
+        if not is_folder(entry):
             yield _Found(entry)
             continue
         inside = list(_walk(entry, PurePosixPath(), recursive, _identity(output), ()))
@@ -152,7 +157,7 @@ def _walk(
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if is_folder(entry):
             if recursive and _identity(entry) != output:
                 yield from _walk(entry, below / entry.name, recursive, output, (*above, here))
         elif entry.suffix.lower() in OPENED_SUFFIXES:
@@ -190,8 +195,8 @@ def plan(
     output = naming.output
     items = list(find_photos(inputs, recursive, output))
     found = [item for item in items if isinstance(item, _Found)]
-    to_file = is_photo_name(output) and not output.is_dir()
-    if output.suffix.lower() in _OTHER_SUFFIXES and not output.is_dir():
+    to_file = is_photo_name(output) and not is_folder(output)
+    if output.suffix.lower() in _OTHER_SUFFIXES and not is_folder(output):
         check_photo_name("output", output, "to be a folder or end in")
     if to_file and len(found) > 1:
         raise UsageError(f"`output` has to be a folder for {len(found)} photos, got {output}")
@@ -299,8 +304,8 @@ def _check_folder(folder: Any) -> None:
     """Whether `folder` is there or can be made; it is made only when there is something to put into it."""
     if not is_local(folder):
         return
-    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not nearest.is_dir():
+    nearest = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
+    if not is_folder(nearest):
         raise UsageError(f"cannot make the folder {folder}: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UsageError(f"cannot write into the folder {nearest}: permission denied")

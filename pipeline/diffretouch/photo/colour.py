@@ -55,13 +55,18 @@ def _rgb_of_cmyk(samples: np.ndarray, profile: bytes | None) -> np.ndarray:
     return in_bands(mix, (*samples.shape[:2], 3), samples.dtype)
 
 
+_MOST_SHARING = 8  # tags may share their content, as the curves of three channels do: about three times as much
+
+
 def profile_tags(profile: bytes) -> dict[bytes, bytes]:
-    """Content of every tag of an ICC profile. ValueError: its table of tags cannot be read."""
+    """Content of every tag of an ICC profile. ValueError: its table of tags cannot be read, or is absurd."""
     try:
         (count,) = struct.unpack_from(">I", profile, 128)
         entries = [struct.unpack_from(">4sII", profile, 132 + 12 * index) for index in range(count)]
     except struct.error as error:
         raise ValueError("a profile whose table of tags is cut short") from error
+    if sum(min(length, len(profile)) for _, _, length in entries) > _MOST_SHARING * len(profile):
+        raise ValueError("a profile whose tags lie over each other")
     return {name: profile[at : at + length] for name, at, length in entries}
 
 

@@ -6,6 +6,8 @@ values above 1 are colours beyond sRGB's gamut, and the curve goes on below 0 as
 change is added, and the sum is taken back. What leaves the photo's own gamut is clipped, and nothing else is.
 
 Profiles of tables instead of a matrix, and unsound ones, are taken for sRGB, as programs without colour management do.
+
+Large photos are done by compiled code, fast_gamut.py, where numba is installed; what stands here says what it does.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import copy
 import struct
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,20 +26,29 @@ from .core import Photo
 _BAND_PIXELS = 1 << 16  # temporaries of 1 MB, so that they stay in the cache
 _VIEW_SIDE = 768  # half as much again as the square that the published models see
 _LEVELS = np.linspace(0, 1, 65_536)
-_SLOTS = 4096  # of the way back's table: what lies between two of them is straight to a millionth
+
+# Smaller photos are done before the compiled code is imported. By size alone, so that results repeat.
+_COMPILED_FROM_PIXELS = 1 << 18
 
 # What sRGB values are kept for: the primaries of ProPhoto and ACES lie between -1.2 and 1.5.
-_DARKEST, _BRIGHTEST = np.float32(-2), np.float32(3)
-_SPAN = float(_BRIGHTEST - _DARKEST)
-_STILL = np.float32(5e-7)  # of that span: a sixth of a 16-bit level, and more than the rounding of a grid's transforms
+DARKEST, BRIGHTEST = np.float32(-2), np.float32(3)
+_SPAN = float(BRIGHTEST - DARKEST)
+STILL = np.float32(2.5e-6)  # a sixth of a 16-bit level, and more than the rounding of a grid's transforms
+
+# The way back's table has 128 slots between any light and its double: what lies between two of them is straight to
+# two millionths of it. As a float's bits grow with its logarithm, their upper ones are the slot and the rest is the
+# place in it. It starts at 2 ** -40, less than the darkest level of any usual curve.
+SLOT_BITS = 16
+DIMMEST = np.float32(2.0**-40)
+_FIRST_SLOT, _LAST_SLOT = (int(np.float32(light).view(np.int32)) >> SLOT_BITS for light in (DIMMEST, 1))
 
 
-class _Space(NamedTuple):
+class Space(NamedTuple):
     """An RGB space of a matrix and three curves.
 
     Attributes:
         light: (3, 65536) float32, linear light of every 16-bit level per channel.
-        level: (3, _SLOTS + 2) float32 in [0, 1], the level of linear light t ** 2.4, for t = slot / _SLOTS.
+        level: (3, slots) float32 in [0, 1], the level of the linear light at which each slot starts.
         to_srgb: (3, 3) float32, its linear light as sRGB's, for rows of pixels from the left.
         from_srgb: (3, 3) float32, the way back.
     """
@@ -56,16 +68,15 @@ class _Space(NamedTuple):
 
     def pixels(self, srgb: np.ndarray, dtype: Any) -> np.ndarray:
         """Unbounded sRGB values -> rounded levels of this space, clipped to its gamut."""
-        light = _srgb_light(srgb) @ self.from_srgb
-        slots = np.power(np.clip(light, 0, 1, out=light), np.float32(1 / 2.4)) * np.float32(_SLOTS)
-        below = slots.astype(np.int32)
-        slots -= below
+        bits = np.clip(_srgb_light(srgb) @ self.from_srgb, DIMMEST, 1).view(np.int32)
+        slots = (bits >> SLOT_BITS) - _FIRST_SLOT
+        places = (bits & (1 << SLOT_BITS) - 1) * np.float32(2.0**-SLOT_BITS)
         top = np.float32(np.iinfo(dtype).max)
         result = np.empty(srgb.shape, dtype)
         for channel in range(3):
-            first, rest = below[..., channel], slots[..., channel]
-            low = self.level[channel][first]
-            between = low + rest * (self.level[channel][first + 1] - low)
+            slot, place = slots[..., channel], places[..., channel]
+            low = self.level[channel][slot]
+            between = low + place * (self.level[channel][slot + 1] - low)
             result[..., channel] = between * top + np.float32(0.5)
         return result
 
@@ -91,7 +102,7 @@ def _srgb_light(values: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _space(profile: bytes | None) -> _Space | None:
+def _space(profile: bytes | None) -> Space | None:
     """The space of a profile; None where pixels are taken as sRGB: no profile, sRGB's own, or an unusable one."""
     if profile is None:
         return None
@@ -106,9 +117,10 @@ def _space(profile: bytes | None) -> _Space | None:
     light = np.stack(curves)
     if not _is_sound(light, to_srgb, from_srgb) or _is_srgb(light, to_srgb):
         return None
-    slots = (np.arange(_SLOTS + 2) / _SLOTS) ** 2.4
-    level = np.stack([np.interp(slots, curve, _LEVELS) for curve in light])
-    return _Space(*(array.astype(np.float32) for array in (light, level, to_srgb, from_srgb)))
+    slots = np.arange(_FIRST_SLOT, _LAST_SLOT + 2, dtype=np.int32) << SLOT_BITS  # one more, for white's other end
+    starts = np.where(slots > slots[0], slots.view(np.float32), 0)  # the first has all that is darker as well
+    level = np.stack([np.interp(starts, curve, _LEVELS) for curve in light])
+    return Space(*(array.astype(np.float32) for array in (light, level, to_srgb, from_srgb)))
 
 
 def _xyz(tag: bytes) -> tuple[float, ...]:
@@ -163,7 +175,15 @@ def model_view(photo: Photo) -> np.ndarray:
     space = _space(photo.icc_profile)
     if space is None:
         return photo.pixels
-    values = space.srgb(_reduced(photo.pixels, max(1, min(photo.pixels.shape[:2]) // _VIEW_SIDE)))
+    factor = max(1, min(photo.pixels.shape[:2]) // _VIEW_SIDE)
+    if compiled := _compiled_for(photo.pixels):
+        return compiled.model_view(photo.pixels, space, factor, _threads())
+    return view_by_numpy(photo.pixels, space, factor)
+
+
+def view_by_numpy(pixels: np.ndarray, space: Space, factor: int) -> np.ndarray:
+    """`(h, w, 3)` uint8 or uint16 -> its sRGB values as uint16, reduced by `factor`, clipped to the gamut."""
+    values = space.srgb(_reduced(pixels, factor))
     return (np.clip(values, 0, 1) * np.float32(65_535) + np.float32(0.5)).astype(np.uint16)
 
 
@@ -181,30 +201,59 @@ def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 def retouched_pixels(photo: Photo, grid: Any, strength: float) -> np.ndarray:
     """See `Photo.retouch`."""
+    from ..modeling_affine_grid import check_strength
+
     space = _space(photo.icc_profile)
     if space is None or strength == 0:
         return grid.apply(photo.pixels, strength)
-    height, width = photo.pixels.shape[:2]
+    check_strength(strength)
+    compiled = _compiled_for(photo.pixels)
+    if compiled and grid.coefficients.device.type == "cpu":
+        guide = {name: tensor.numpy() for name, tensor in grid.guide.state_dict().items()}
+        return compiled.retouch(photo.pixels, space, grid.coefficients.numpy(), guide, strength, _threads())
+    return retouch_by_numpy(photo.pixels, space, grid, strength)
+
+
+def _compiled_for(pixels: np.ndarray) -> ModuleType | None:
+    """fast_gamut.py, if the photo is worth it and numba is installed."""
+    if pixels.shape[0] * pixels.shape[1] < _COMPILED_FROM_PIXELS:
+        return None
+    try:
+        from .. import fast_gamut
+    except ImportError:
+        return None
+    return fast_gamut
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def retouch_by_numpy(pixels: np.ndarray, space: Space, grid: Any, strength: float) -> np.ndarray:
+    """`(h, w, 3)` uint8 or uint16 of a space -> the same retouched, on whatever device the grid is."""
+    height, width = pixels.shape[:2]
     wide_grid = _on_wide_scale(grid)
     rows = max(1, _BAND_PIXELS // width)
-    result = np.empty_like(photo.pixels)
+    result = np.empty_like(pixels)
     for top in range(0, height, rows):
-        band = photo.pixels[top : top + rows]
-        before = np.clip((space.srgb(band) - _DARKEST) * np.float32(1 / _SPAN), 0, 1)
+        band = pixels[top : top + rows]
+        before = np.clip((space.srgb(band) - DARKEST) * np.float32(1 / _SPAN), 0, 1)
         after = wide_grid.apply(before, strength, rows=(top, height))
-        changed = np.abs(after - before).max(axis=2, keepdims=True) > _STILL
-        moved = space.pixels(after * np.float32(_SPAN) + _DARKEST, band.dtype)
+        changed = np.abs(after - before).max(axis=2, keepdims=True) > STILL * np.float32(1 / _SPAN)
+        moved = space.pixels(after * np.float32(_SPAN) + DARKEST, band.dtype)
         result[top : top + rows] = np.where(changed, moved, band)
     return result
 
 
 def _on_wide_scale(grid: Any) -> Any:
-    """The same retouch for values v that stand for the sRGB value _SPAN v + _DARKEST.
+    """The same retouch for values v that stand for the sRGB value _SPAN v + DARKEST.
 
     A grid takes and gives values in [0, 1]. With signed = 2 srgb - 1 = _SPAN (2 v - 1) + shift, the transform A, b
     becomes A, (b + (A - 1) shift) / _SPAN, and the guide's mix M, m becomes _SPAN M, m + shift 1 M.
     """
-    shift = _SPAN + 2 * _DARKEST - 1
+    shift = _SPAN + 2 * DARKEST - 1
     guide = copy.deepcopy(grid.guide)
     guide.matrix_bias += shift * guide.matrix.sum(0)
     guide.matrix *= _SPAN

@@ -12,6 +12,7 @@ from .core import (
     MAX_METADATA,
     Decoded,
     Photo,
+    Refused,
     check_frames,
     check_size,
     sane_dpi,
@@ -27,10 +28,11 @@ _METRES_PER_INCH = 0.0254
 
 
 def read_png(file: BinaryIO, max_pixels: int) -> Decoded:
-    header = file.read(_PNG_HEADER_LENGTH)
-    width, height = struct.unpack_from(">II", header, 16)
+    picture, chunks = _png_parts(file.read())
+    if not picture.startswith(b"IHDR", 12):
+        raise Refused("it does not start with its header")
+    width, height = struct.unpack_from(">II", picture, 16)
     check_size(width, height, max_pixels)
-    picture, chunks = _png_parts(header + file.read())
     if b"acTL" in chunks:
         check_frames(struct.unpack_from(">I", chunks[b"acTL"])[0], "frames")
     samples, alpha = split_alpha(imagecodecs.png_decode(picture))  # Pillow would give 16-bit RGB as 8 bit

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
 
+from ..files import move_to_new_name
 from .avif import write_avif
 from .core import Photo, PhotoError, Refused, one_line
 from .heic import write_heic
@@ -115,18 +116,7 @@ def _write_atomically(name: str, overwrite: bool, write: Callable[[BinaryIO], No
         if overwrite:
             os.replace(temporary, name)
         else:
-            _move_to_new_name(temporary, name)
+            move_to_new_name(temporary, name)
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
-
-
-def _move_to_new_name(temporary: str, name: str) -> None:
-    """Rename that fails with FileExistsError, whoever else creates that name in the meantime."""
-    try:
-        os.link(temporary, name)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links: take the name first, then fill it
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL))
-        os.replace(temporary, name)

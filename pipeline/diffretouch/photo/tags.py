@@ -29,6 +29,8 @@ BYTE, SHORT, LONG, RATIONAL, UNDEFINED = 1, 3, 4, 5, 7
 _LONG8, _IFD8 = 16, 18  # BigTIFF's only; EXIF has no place for them except as pointers
 _NUMBER_FORMATS = {BYTE: "B", SHORT: "H", LONG: "I", 13: "I", _LONG8: "Q", _IFD8: "Q"}
 
+_MOST_IN_TAGS = 4 * MAX_METADATA
+
 _Children = dict[int, Any]
 CHILDREN: _Children = {EXIF_TAG: {_INTEROPERABILITY_TAG: {}}, _GPS_TAG: {}}
 
@@ -53,12 +55,14 @@ class _Directory(NamedTuple):
 class TagReader:
     """Reads tags out of a TIFF structure: a TIFF or BigTIFF file, or the EXIF block of any other photo.
 
-    A tag that cannot be read is left out. ValueError: the header or a directory cannot be read.
+    A tag that cannot be read is left out, and so are those that together, lying over each other, are larger than any
+    photo's. ValueError: the header or a directory cannot be read.
     """
 
     def __init__(self, source: BinaryIO) -> None:
         self.source = source
         self.size = source.seek(0, os.SEEK_END)
+        self.allowed = _MOST_IN_TAGS
         start = self.take(0, 8)
         if start[:2] not in (b"II", b"MM"):
             raise ValueError("EXIF has to start with II or MM")
@@ -102,8 +106,9 @@ class TagReader:
 
     def _tag(self, kind: int, count: int, inline_at: int, pointer_layout: str) -> Tag:
         length = count * _TYPE_SIZES[kind]
-        if length > MAX_METADATA:
+        if length > min(MAX_METADATA, self.allowed):
             raise ValueError(f"a tag of {length} bytes")
+        self.allowed -= length
         inline = length <= struct.calcsize(f"={pointer_layout}")
         at = inline_at if inline else self.unpack(pointer_layout, inline_at)[0]
         return Tag(kind, count, self.take(at, length), at)
@@ -251,8 +256,9 @@ def exif_without_gps(block: bytes | None) -> bytes | None:
     return bytes(changed)
 
 
+# What is not closed reaches to the end, so that no packet is searched again and again.
 _GPS_IN_XMP = re.compile(
-    rb"""\s[\w-]+:gps\w*\s*=\s*(?:"[^"]*"|'[^']*') | <([\w-]+:gps\w*)\b(?:[^>]*/>|[^>]*>.*?</\1\s*>)""",
+    rb"""\s[\w-]+:gps[\w.-]*\s*=\s*(?:"[^"]*"|'[^']*') | <([\w-]+:gps[\w.-]*)(?:[^<>]*/>|.*?(?:</\1\s*>|\Z))""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 

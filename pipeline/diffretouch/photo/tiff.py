@@ -46,6 +46,8 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
     with tifffile.TiffFile(file) as tiff:
         page = _only_page(tiff)
         check_size(page.imagewidth, page.imagelength, max_pixels)
+        if page.is_tiled:  # a tile is decoded whole, however little of it is in the picture
+            check_size(page.tilewidth, page.tilelength, max_pixels)
         _check_tiff_kind(page)
         stored = page.asarray(squeeze=False)  # (planes, depth, H, W, channels), channels are planes or channels
         colormap = page.colormap
