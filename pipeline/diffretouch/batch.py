@@ -241,7 +241,9 @@ def retouch_photo(
             record["error"] = str(error)
         except OSError as error:
             record["error"] = f"cannot retouch {job.source}: {error.strerror or first_line(error)}"
-        except (ImportError, MemoryError, RuntimeError, ValueError) as error:
+        except Stopped:
+            raise
+        except Exception as error:  # whatever one photo does to a library must not end the batch
             record["error"] = f"cannot retouch {job.source}: {first_line(error)}"
     return record
 
