@@ -30,9 +30,11 @@ lint: $(VENV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)  ## time and memory of one 12 MP retouch, file to file
+bench: $(VENV)  ## time and memory of a retouch file to file, of the apply alone, and of a batch
 	mkdir -p benchmarks/results
-	$(BIN)/python benchmarks/retouch.py examples/photo.jpg -o benchmarks/results/retouch.json
+	$(BIN)/python benchmarks/retouch.py examples/photo.jpg --megapixels 12 24 100 -o benchmarks/results/retouch.json
+	$(BIN)/python benchmarks/apply.py examples/photo.jpg -o benchmarks/results/apply.json
+	$(BIN)/python benchmarks/batch.py examples/photo.jpg -o benchmarks/results/batch.json
 
 # The page is tested in Chromium: Debian's is installed where that is allowed, else those tests say that they are skipped.
 .venv/browser: $(VENV)
