@@ -5,7 +5,8 @@
 
 Makes JPEGs of the given size from PHOTO and retouches them twice with `retouch_photo`, the same function on the same
 model: by a plain loop, in which torch has all cores, and by `retouch_files`. The two take turns, so that what else the
-machine does hits both. Both load the model at every turn. Memory is the peak of the process after the first turn and at the end.
+machine does hits both; each loads the model at every turn. Memory is the peak of the process after the first turn and
+at the end.
 """
 
 from __future__ import annotations
