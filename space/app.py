@@ -508,7 +508,11 @@ def _endpoints(editor: Editor) -> None:
 
 # A slider released with the keyboard counts as released; a double click sets one back; pictures get their alt texts.
 _HEAD = (
-    f"""<script>
+    f"""<style>
+/* For the picture that stays in sight on a phone (style.css reaches only what is inside of this element). */
+@media (max-width: 640px) {{ .gradio-container {{ overflow: visible !important; }} }}
+</style>
+<script>
 const COMPARE_TEXTS = {json.dumps([strings.ALT_BEFORE, strings.ALT_AFTER])};
 const EXAMPLE_TEXTS = {json.dumps([strings.ALT_EXAMPLE.format(name=path.stem) for path in EXAMPLES])};
 </script>

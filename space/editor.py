@@ -152,6 +152,7 @@ class Workroom:
 
     def folder(self) -> Path:
         """A new empty folder."""
+        self._root.mkdir(parents=True, exist_ok=True)  # a system's own cleaner may have taken it
         return Path(tempfile.mkdtemp(dir=self._root))
 
     def clean(self) -> None:
