@@ -14,7 +14,7 @@ import random
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -240,15 +240,20 @@ def _retouched(editor: Editor, now: Session, *numbers: float) -> tuple[Any, ...]
     editor.keep(upload)
     asked = (now.model, *values, seed)
     if look is None or asked != now.asked:
-        (look,) = editor.looks(now.model, upload.view, dict(zip(ATTRIBUTES, values, strict=True)), [int(seed or 0)])
+        (look,) = editor.looks(now.model, upload.view, _by_slider(values), [int(seed or 0)])
         now = replace(now, look=look, asked=asked, look_name=None)
     after, scores = editor.preview(upload, look, strength)
     note = strings.LOOK_ACTIVE.format(name=now.look_name) if now.look_name else ""
     return now, (str(upload.before), str(after)), note, _bars(upload.scores, scores), nothing
 
 
+def _by_slider(values: Sequence[float]) -> dict[str, float]:
+    """Four numbers in the sliders' order, by name."""
+    return dict(zip(ATTRIBUTES, values, strict=True))
+
+
 def _preset(name: str, *values: float) -> list[float]:
-    sliders = PRESETS.get(name, dict(zip(ATTRIBUTES, values, strict=True)))
+    sliders = PRESETS.get(name, _by_slider(values))
     return [sliders[attribute] for attribute in ATTRIBUTES]
 
 
@@ -374,7 +379,7 @@ def _variants_tab(editor: Editor, session: gr.State, controls: Controls, tabs: g
     def show(now: Session, number: int, *numbers: float) -> tuple[list[Any], list[int]]:
         (upload, _), (*values, strength, seed) = _work_of(now), numbers
         seeds = [(int(seed or 0) + i) % (MAX_SEED + 1) for i in range(int(number))]
-        looks = editor.looks(now.model, upload.view, dict(zip(ATTRIBUTES, values, strict=True)), seeds)
+        looks = editor.looks(now.model, upload.view, _by_slider(values), seeds)
         pictures = [str(editor.preview(upload, look, strength)[0]) for look in looks]
         return [(path, strings.VARIANT.format(seed=s)) for path, s in zip(pictures, seeds, strict=True)], seeds
 
@@ -406,7 +411,7 @@ def _batch_tab(editor: Editor, session: gr.State, controls: Controls) -> None:
         look = None
         if how == strings.BATCH_LOOK:
             look = _work_of(now)[1]
-        ask = {"model": now.model, "sliders": dict(zip(ATTRIBUTES, values, strict=True)), "seed": seed}
+        ask = {"model": now.model, "sliders": _by_slider(values), "seed": seed}
         rows = []
         target = editor.new_folder() / "retouched.zip"
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as bundle:
@@ -469,14 +474,14 @@ def _endpoints(editor: Editor) -> None:
         seed: int,
         remove_gps: bool,
     ) -> str:
-        sliders = dict(zip(ATTRIBUTES, (colorfulness, brightness, contrast, temperature), strict=True))
+        sliders = _by_slider((colorfulness, brightness, contrast, temperature))
         return str(editor.finish(photo, strength, remove_gps, model=default, sliders=sliders, seed=seed))
 
     @_told
     def look(
         photo: str, colorfulness: float, brightness: float, contrast: float, temperature: float, seed: int
     ) -> str:
-        sliders = dict(zip(ATTRIBUTES, (colorfulness, brightness, contrast, temperature), strict=True))
+        sliders = _by_slider((colorfulness, brightness, contrast, temperature))
         upload = editor.open(photo, default)
         (found,) = editor.looks(default, upload.view, sliders, [seed])
         return str(editor.save_look(upload, found))
@@ -487,7 +492,7 @@ def _endpoints(editor: Editor) -> None:
 
     @_told
     def measure(photo: str) -> dict[str, float]:
-        return dict(zip(ATTRIBUTES, editor.open(photo, default).scores, strict=True))
+        return _by_slider(editor.open(photo, default).scores)
 
     with gr.Row(visible=False):
         photo, look_file, result = gr.File(label="photo"), gr.File(label="look"), gr.File(label="result")

@@ -301,11 +301,17 @@ def _kept(function: Callable[..., None]) -> Callable[..., None]:
         return _compiled(function)
 
 
-_retouch_kept, _retouch_unkept = _kept(_retouch_rows), _compiled(_retouch_rows)
+def _ready(kept: Callable[..., None], unkept: Callable[..., None]) -> Callable[..., None]:
+    """The kept code of a function, or the same compiled anew where keeping it goes wrong."""
+
+    def run(*arguments: Any) -> None:
+        try:
+            kept(*arguments)
+        except Exception:  # whatever a full disk or a damaged file raises: the code itself raises nothing
+            unkept(*arguments)
+
+    return run
 
 
-def _retouch(*arguments: Any) -> None:
-    try:
-        _retouch_kept(*arguments)
-    except Exception:  # whatever a full disk or a damaged file raises: the code itself raises nothing
-        _retouch_unkept(*arguments)
+_retouch_kept = _kept(_retouch_rows)
+_retouch = _ready(_retouch_kept, _compiled(_retouch_rows))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from .fast_apply import (
     _compiled,
     _kept,
     _look,
+    _ready,
     _rows,
     _runs,
 )
@@ -318,17 +318,5 @@ def _reduce(rows, sums, pixels):
             pixels[3 * j + channel] = total // area
 
 
-def _ready(function: Callable[..., None]) -> Callable[..., None]:
-    """Compiled, and kept if that goes well, see fast_apply.py."""
-    kept, unkept = _kept(function), _compiled(function)
-
-    def run(*arguments: Any) -> None:
-        try:
-            kept(*arguments)
-        except Exception:  # whatever a full disk or a damaged file raises: the code itself raises nothing
-            unkept(*arguments)
-
-    return run
-
-
-_retouch_rows, _view_rows = _ready(_retouch_all), _ready(_view_all)
+_retouch_rows = _ready(_kept(_retouch_all), _compiled(_retouch_all))
+_view_rows = _ready(_kept(_view_all), _compiled(_view_all))
