@@ -35,6 +35,28 @@ LONG_SIDE = 1024
 JPEG_QUALITY = 92
 ALIKE_BITS = 8
 
+# Whole packages, so that no test photo has a sibling among the training photos.
+TEST_SOURCES = frozenset(
+    {
+        "deb:mate-backgrounds",
+        "deb:plasma-workspace-wallpapers",
+        "deb:python3-skimage",
+        "npm:jquery-colorbox",
+        "npm:startbootstrap-creative",
+        "npm:uikit",
+    }
+)
+VALIDATION_SOURCES = frozenset(
+    {
+        "deb:budgie-core",
+        "deb:libjs-jquery-backstretch",
+        "deb:lomiri-wallpapers-20.04",
+        "deb:lxqt-themes",
+        "deb:palapeli-data",
+        "npm:lightgallery",
+    }
+)
+
 
 @dataclass(frozen=True)
 class PhotoRecord:
@@ -69,14 +91,17 @@ def read_records(path: Path = PHOTOS_TSV) -> list[PhotoRecord]:
     return [PhotoRecord(width=int(row.pop("width")), height=int(row.pop("height")), **row) for row in rows]
 
 
-def split_of(group: str) -> str:
-    """The split of a group of photos: "train", "validation" or "test", from nothing but the group's name.
+def split_of(source: str, group: str) -> str:
+    """The split of a group of photos, "train", "validation" or "test", from nothing but its package and its name.
 
-    About one photo in ten goes to the test and one to the validation split, and photos that are added or removed
-    later never move another one.
+    The packages in `TEST_SOURCES` and `VALIDATION_SOURCES` are never trained on, so that the test split tells how a
+    model does on pictures by other photographers, chosen by other people. Of the other packages, about one photo in
+    ten is held back for validation. Photos that are added or removed later never move another one.
     """
+    if source in TEST_SOURCES:
+        return "test"
     digit = int(hashlib.sha256(group.encode("ascii")).hexdigest(), 16) % 10
-    return {0: "test", 1: "validation"}.get(digit, "train")
+    return "validation" if source in VALIDATION_SOURCES or digit == 0 else "train"
 
 
 def picture_hash(picture: Image.Image) -> np.ndarray:

@@ -34,7 +34,7 @@ from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline, cli,
 from diffretouch.card import training_curve
 from diffretouch.convert import revert_to_original
 from diffretouch.data.builders import synthetic_rows
-from diffretouch.data.card import write_dataset_card
+from diffretouch.data.card import dataset_card, write_dataset_card
 from diffretouch.data.dataset import decode, read_split, write_parquet
 from diffretouch.evaluation import evaluate
 from diffretouch.hub import HubError, export, push, write_model_card
@@ -361,6 +361,15 @@ def test_training_curve_draws_every_series_and_follows_the_numbers():
     assert rising.tobytes() != flat.tobytes()
     both = training_curve([*lines(0.01), {"step": 50, "delta_e_c0": 9.0}, {"step": 100, "delta_e_c0": 8.0}])
     assert both.width == 2 * rising.width
+
+
+def test_data_set_card_says_that_whole_packages_were_held_back(data_set, tmp_path):
+    """Only where the table bears it out."""
+    table = (data_set.parent / "photos.tsv").read_text()
+    apart = table.replace("photo-test.jpg\tdeb:some-photos", "photo-test.jpg\tdeb:other-photos")
+    for text, division in ((table, "By photo, never by row; "), (apart, "By source and photo, never by row: ")):
+        (tmp_path / "photos.tsv").write_text(text)
+        assert division in str(dataset_card(data_set, tmp_path / "photos.tsv"))
 
 
 def test_data_set_card_counts_hashes_and_licences(data_set):

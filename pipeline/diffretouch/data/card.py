@@ -100,7 +100,7 @@ def dataset_card(folder: str | Path, table: str | Path | None = None) -> Dataset
         f"---\n{_metadata(title, kind, splits, private, bool(photos)).to_yaml()}\n---",
         f"# {title}",
         _introduction(kind, build),
-        _splits_table(splits, is_grouped=kind == "ppr10k" or bool(photos)),
+        _splits_table(splits, _division(kind, photos)),
         _features_table(build),
         *([_experts_table(splits)] if kind == "synthetic" else []),
         _sources(photos, kept_back) if kind == "synthetic" else f"## Licence\n\n{_PUBLISHED[kind][2]}",
@@ -170,16 +170,24 @@ def _introduction(kind: str, build: Mapping[str, Any]) -> str:
     )
 
 
-def _splits_table(splits: Mapping[str, Any], is_grouped: bool) -> str:
+def _division(kind: str, photos: Sequence[Mapping[str, str]]) -> str:
+    """What was kept together when the set was split, in one sentence."""
+    together = "; pictures of one scene are in one split" if kind == "ppr10k" or photos else ""
+    sources = {split: {p.get("source") for p in photos if p["split"] == split} for split in SPLITS}
+    if not sources["test"] or None in sources["test"] or sources["test"] & (sources["train"] | sources["validation"]):
+        return f"By photo, never by row{together}."
+    return f"By source and photo, never by row: the test photos' packages appear in no other split{together}."
+
+
+def _splits_table(splits: Mapping[str, Any], division: str) -> str:
     lines = [
         f"| {split} | {len(measured['photos'])} | {measured['rows']} | {measured['bytes'] / 1e6:.1f} MB | "
         + "<br>".join(f"`{name}` `{digest}`" for name, digest in measured["files"].items())
         + " |"
         for split, measured in splits.items()
     ]
-    together = "; pictures of one scene are in one split" if is_grouped else ""
     return (
-        f"## Splits\n\nBy photo, never by row{together}.\n\n"
+        f"## Splits\n\n{division}\n\n"
         "| split | photos | rows | size | sha256 |\n|---|---:|---:|---:|---|\n" + "\n".join(lines)
     )
 
