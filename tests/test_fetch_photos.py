@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import hashlib
@@ -15,8 +16,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import OpenEXR
 import pytest
+import tifffile
 from PIL import Image
+
+from diffretouch.data.panorama import View
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,18 +101,33 @@ def local_wheels(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_list_names_391_different_files_and_originals():
-    assert len(RECORDS) == 391
-    assert len({record.file for record in RECORDS}) == 391
-    assert len({record.sha256 for record in RECORDS}) == 391
-    assert len({(record.source, record.path) for record in RECORDS}) == 391
+def test_the_list_names_391_photos_and_115_views_of_22_panoramas():
+    views = [record for record in RECORDS if record.source in fetch_photos.PANORAMA_SOURCES]
+    assert (len(RECORDS), len(views)) == (506, 115)
+    assert len({record.file for record in RECORDS}) == len({(r.source, r.path) for r in RECORDS}) == 506
+    assert len({record.sha256 for record in views}) == 22
+    assert len({record.sha256 for record in RECORDS}) == 391 + 22
+
+
+def test_views_are_of_a_panorama_each_and_all_trained_on():
+    for record in RECORDS:
+        member, view = fetch_photos.view_of(record.path)
+        assert (view is not None) == (record.source in fetch_photos.PANORAMA_SOURCES) == record.file.endswith(".tif")
+        if view is None:
+            assert member == record.path
+            continue
+        assert member.endswith((".exr", ".exr.js"))
+        assert Path(record.file).stem == f"{Path(member).name.partition('.')[0]}_{view.heading:03d}"
+        assert (record.width, record.split) == (2 * record.height, "train")
+        assert record.group == record.sha256[:16]
+        assert abs(view.pitch) <= 15 and 50 <= min(view.across, view.down) <= max(view.across, view.down) <= 100
 
 
 def test_every_record_is_complete_and_well_formed():
     for record in RECORDS:
         assert re.fullmatch(r"[0-9a-f]{64}", record.sha256), record.file
         assert re.fullmatch(r"[0-9a-f]{16}", record.group), record.file
-        assert re.fullmatch(r"(deb|npm|pypi)-[^/]+/[^/]+\.jpg", record.file), record.file
+        assert re.fullmatch(r"(deb|npm|pypi)-[^/]+/[^/]+\.(jpg|tif)", record.file), record.file
         assert re.fullmatch(r"(deb|npm|pypi):\S+", record.source), record.file
         assert record.redistributable in ("yes", "no"), record.file
         assert record.version and record.licence and record.author, record.file
@@ -136,6 +156,7 @@ def test_a_group_is_held_back_for_its_package_or_its_name():
         assert fetch_photos.split_of("npm:uikit", group) == "test"
         assert fetch_photos.split_of("deb:lxqt-themes", group) == "validation"
         assert fetch_photos.split_of("npm:tabler-ui", group) == other
+        assert fetch_photos.split_of("npm:@pmndrs/assets", group) == "train"
 
 
 def test_no_package_of_a_test_photo_is_in_another_split():
@@ -160,7 +181,7 @@ def test_a_group_is_named_after_its_smallest_hash():
 def test_the_splits_have_the_sizes_the_model_card_reports():
     """A changed list would silently move photos between training and test."""
     counts = {name: sum(record.split == name for record in RECORDS) for name in ("train", "validation", "test")}
-    assert counts == {"train": 288, "validation": 56, "test": 47}
+    assert counts == {"train": 403, "validation": 56, "test": 47}
 
 
 def test_committed_examples_are_recorded_and_may_be_redistributed():
@@ -220,6 +241,52 @@ def test_a_member_is_read_plain_or_carved_as_its_path_says(tmp_path):
     for path in ("share/none.jpg", "share/none.rcc@24"):
         with pytest.raises(fetch_photos.FetchError, match=f"no readable {path}"):
             fetch_photos.read_member(tmp_path, path)
+
+
+def exr_bytes(folder: Path, light: np.ndarray) -> bytes:
+    """`light` (H, W, 3) float32 as an OpenEXR file."""
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, {"RGB": light}).write(str(folder / "made.exr"))
+    return (folder / "made.exr").read_bytes()
+
+
+@pytest.mark.parametrize("quoted", ["'{}'", '"{}";\n', "`{}`\n"])
+def test_a_module_gives_the_file_it_exports(quoted):
+    data = bytes(range(256))
+    url = "data:application/exr;base64," + base64.b64encode(data).decode()
+    assert fetch_photos.unpack_module(f"export default {quoted.format(url)}".encode()) == data
+
+
+@pytest.mark.parametrize("module", [b"export default 5", b"export default 'data:a/b;base64,AAA", b";base64,!?=='"])
+def test_a_module_without_a_whole_file_is_an_error(module):
+    with pytest.raises(fetch_photos.FetchError, match="the module exports no file: "):
+        fetch_photos.unpack_module(module)
+
+
+def test_a_panoramas_path_names_member_and_view():
+    path = "package/hdri/city.exr.js@320,-3,100x77"
+    assert fetch_photos.view_of(path) == ("package/hdri/city.exr.js", View(320, -3, 100, 77))
+    for other in ("share/erase.rcc@24", "a@2.png", "world/city.exr"):
+        assert fetch_photos.view_of(other) == (other, None)
+    with pytest.raises(ValueError, match="has to be HEADING,PITCH,ACROSSxDOWN in whole degrees, got '90'"):
+        fetch_photos.view_of("world/city.exr@90")
+
+
+def test_a_package_of_panoramas_becomes_views_in_linear_light(tmp_path, local_wheels):
+    """From plain files and from modules; both views of a panorama come of one original."""
+    light = np.full((32, 64, 3), 0.05, np.float32)
+    light[:, :32] = (40, 20, 10)  # the left half is far brighter than white beside the right one
+    exr = exr_bytes(tmp_path, light)
+    module = b"export default 'data:application/exr;base64," + base64.b64encode(exr) + b"'"
+    write_wheel(local_wheels, {"tiny_photos/a.exr": exr, "tiny_photos/b.exr.js": module})
+    paths = {"left": "a.exr@-90,0,60x40", "both": "a.exr@0,0,90x67", "module": "b.exr.js@0,0,90x67"}
+    records = [record_for(exr, file=f"pypi/{n}.tif", path=f"tiny_photos/{path}") for n, path in paths.items()]
+    assert fetch_photos.fetch_photos(records, tmp_path / "out") == []
+    views = {name: tifffile.imread(tmp_path / "out" / "pypi" / f"{name}.tif") for name in paths}
+    assert [path.name for path in (tmp_path / "out" / "originals").iterdir()] == [hashlib.sha256(exr).hexdigest()]
+    assert all(view.dtype == np.float16 for view in views.values())
+    np.testing.assert_array_equal(views["both"], views["module"])
+    assert views["both"][:, 0].max() > 1 > views["both"][:, -1].max()
+    assert views["left"] @ [0.2126, 0.7152, 0.0722] == pytest.approx(0.18, rel=2e-3)
 
 
 def test_a_corrupt_original_is_refused_and_not_left_behind(tmp_path):

@@ -28,6 +28,7 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tifffile
 import torch
 from tqdm.auto import tqdm
 
@@ -37,6 +38,7 @@ from ..photo import PhotoError, open_photo
 from .card import write_dataset_card
 from .dataset import CONDITIONS, SPLITS, encode, scores_of, write_parquet
 from .registration import Framing, register
+from .synthetic import to_linear
 
 BAD_PHOTOS = ("skip", "stop")
 _WHOLE_SET = 16  # photos from which starting further processes pays
@@ -225,6 +227,49 @@ def open_resized(path: Path, long_side: int) -> np.ndarray:
     height, width = pixels.shape[:2]
     scale = min(1.0, long_side / max(width, height))
     return resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale))))
+
+
+def open_light(path: Path, long_side: int) -> np.ndarray:
+    """A photo as linear light, (H, W, 3) float32, aspect kept, long side at most `long_side`.
+
+    A TIFF of floating-point samples is taken as linear light with sRGB primaries, as it is: values above 1 are light
+    above a display's white; it is resized in linear light. Every other photo goes through `open_resized`, is made
+    linear then, and stays within [0, 1].
+
+    Raises:
+        PhotoError: if the file cannot be read as a photo, or its light is negative or not finite.
+    """
+    light = _read_light(path)
+    if light is None:
+        return to_linear(open_resized(path, long_side))
+    height, width = light.shape[:2]
+    scale = min(1.0, long_side / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if size == (width, height):
+        return light
+    # Not Lanczos: beside a lamp a thousand times as bright as its wall it leaves rings of negative light.
+    planes = [
+        PIL.Image.fromarray(plane).resize(size, PIL.Image.Resampling.BILINEAR) for plane in np.moveaxis(light, -1, 0)
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def _read_light(path: Path) -> np.ndarray | None:
+    """A floating-point TIFF as (H, W, 3) float32; None for every other file, readable or not."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            if file.pages[0].dtype is None or file.pages[0].dtype.kind != "f":
+                return None
+            light = file.pages[0].asarray().astype(np.float32)
+    except Exception:  # a broken TIFF raises anything; `open_photo` says what is wrong with it
+        return None
+    if light.ndim != 3 or light.shape[-1] != 3:
+        raise PhotoError(f"cannot open {path}: linear light has to have the shape (H, W, 3), got {light.shape}")
+    if not (np.isfinite(light).all() and (light >= 0).all()):
+        raise PhotoError(f"cannot open {path}: linear light has to be finite and not negative")
+    return light
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
