@@ -33,7 +33,7 @@ def test_shipped_recipes_load(path: Path) -> None:
 
 
 def test_the_promised_recipes_are_shipped() -> None:
-    promised = {"smoke", "my_style", "bundled", "bundled_sliders", "fivek_sd21", "ppr10k_sd21"}
+    promised = {"smoke", "my_style", "bundled", "deterministic", "fivek_sd21", "ppr10k_sd21"}
     assert {path.stem for path in RECIPES} == promised
 
 
@@ -172,7 +172,7 @@ def test_an_override_below_what_is_no_mapping_is_a_clear_error(tmp_path: Path, t
         ("contrastive_temperature=0", "`contrastive_temperature` has to be positive"),
         ("timestep_power=0", "`timestep_power` has to be positive"),
         ("beta=-1", "`beta` has to be at least 0, got -1.0"),
-        ("contrastive=both", "`contrastive` has to be one of ('signed', 'published', 'none'), got 'both'"),
+        ("contrastive=both", "`contrastive` has to be one of ('linear', 'signed', 'published', 'none'), got 'both'"),
         ("mixed_precision=int8", "`mixed_precision` has to be one of ('no', 'fp16', 'bf16'), got 'int8'"),
         ("contrastive_batch_size=17", "`contrastive_batch_size` has to be in [0, 16], got 17"),
         ("condition_dropout=1.5", "`condition_dropout` has to be in [0, 1], got 1.5"),

@@ -25,9 +25,15 @@ from diffretouch.training.checkpoints import load_state
 from diffretouch.training.config import TrainingConfig, load_config
 from diffretouch.training.data import PairCache, vae_scale_factor
 from diffretouch.training.loop import Trainer, learning_rate_factor, train
-from diffretouch.training.losses import signed_contrastive_loss
+from diffretouch.training.losses import linear_contrastive_loss, signed_contrastive_loss
 from diffretouch.training.models import new_pipeline
-from diffretouch.training.objective import Objective, Retoucher, pair_indices, retouch_spread
+from diffretouch.training.objective import (
+    Objective,
+    Retoucher,
+    pair_indices,
+    retouch_spread,
+    slider_reach,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -235,6 +241,62 @@ def test_losses_are_those_of_the_equations(make_config, accelerator, prediction:
     )
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_linear_form_moves_one_slider_along_what_sampling_sees(make_config, accelerator, prediction: str) -> None:
+    """Held against two sampling steps run by hand with diffusers' scheduler: pure noise, then the drawn timestep."""
+    config = make_config(
+        contrastive="linear", contrastive_warmup_steps=0, contrastive_alone=0.5, model_prediction_type=prediction
+    )
+    torch.manual_seed(0)
+    objective = objective_of(config)
+    pipe = new_pipeline(config.model)
+    torch.nn.init.normal_(pipe.grid_head.out.weight, std=0.1)
+    objective._unet = pipe.unet
+    model = Retoucher(pipe.unet, pipe.grid_head)
+    n = config.contrastive_batch_size
+    with torch.no_grad():
+        draw = objective.draw(3)
+        draw.alone[:2] = torch.tensor([True, False])
+        terms = objective(model, 3, draw, 0, 1, accelerator.device)
+        batch = objective.pairs.batch(draw.indices, draw.condition, draw.flip)
+        photo_latents, photo, t = batch.photo_latents[:n], batch.photo[:n], draw.timesteps[:n]
+        asked = draw.condition[:n] * ~draw.alone[:n, None]
+        placed = asked.clone()
+        placed[range(n), draw.slider[:n]] = draw.position[:n]
+
+        def scores_of(z0: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+            noisy = pipe.scheduler.add_noise(z0, draw.noise[:n], t)
+            picture = model(noisy, t, photo_latents, condition, photo)[1]
+            return attribute_scores(((picture + 1) / 2).clamp(0, 1)) / objective.score_scale
+
+        def sampled(condition: torch.Tensor) -> torch.Tensor:
+            pipe.scheduler.set_timesteps(timesteps=[999, 700])
+            unet_input = torch.cat([draw.other_noise[:n], photo_latents], 1)
+            output = pipe.unet(unet_input, 999, encoder_hidden_states=condition[:, None]).sample[:, :4]
+            z0 = pipe.scheduler.step(output, 999, draw.other_noise[:n]).pred_original_sample
+            return scores_of(z0, condition)
+
+        regular = scores_of(batch.latents[:n], draw.condition[:n])
+        expected = linear_contrastive_loss(
+            regular, sampled(asked), sampled(placed), asked, placed - asked, objective._reach[draw.indices[:n]]
+        )
+    assert terms["contrastive"].item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_a_slider_reaches_as_far_as_the_experts_of_its_photo(make_config) -> None:
+    pairs = objective_of(make_config()).pairs
+    scale = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    reach = slider_reach(pairs, scale)
+    assert reach.shape == (len(pairs), 4)
+    halves = {}
+    for number, targets in enumerate(pairs.target_groups()):
+        scores = attribute_scores(targets)
+        halves[number] = (scores.max(0).values - scores.min(0).values) / 2 / scale
+    least = 0.25 * torch.stack(list(halves.values())).mean(0)
+    for row, number in enumerate(pairs.group_of.tolist()):
+        assert torch.allclose(reach[row], torch.maximum(halves[number], least))
+
+
 def test_mixed_precision_applies_grids_in_full(make_config) -> None:
     """Half floats would tell 256 levels of the guide apart, and the losses would see banding that nobody gets."""
     pipe = new_pipeline(make_config().model)
@@ -301,8 +363,9 @@ def test_accumulated_gradients_of_unet_and_head_are_those_of_the_whole_batch(mak
         assert torch.allclose(moments["exp_avg"], other[index]["exp_avg"], atol=1e-5 * scale)
 
 
-def test_the_published_form_accumulates_alike(make_config, accelerator) -> None:
-    form = {"contrastive": "published", **UNEVEN}
+@pytest.mark.parametrize("form", ["published", "linear"])
+def test_other_forms_accumulate_alike(make_config, accelerator, form: str) -> None:
+    form = {"contrastive": form, **UNEVEN}
     _, whole = trained(make_config(**form), accelerator, 1)
     _, parts = trained(make_config(gradient_accumulation_steps=4, **form), accelerator, 1)
     assert whole[0]["contrastive"] > 0

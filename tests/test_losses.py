@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffretouch.training.losses import (
+    linear_contrastive_loss,
     min_snr_weights,
     noise_loss,
     pixel_loss,
@@ -50,6 +51,14 @@ def test_pixel_loss_is_the_mean_squared_error_and_reaches_clipped_pixels() -> No
     assert loss.item() == pytest.approx((0.25 + 0.25) / 3)
     loss.backward()
     assert retouched.grad.flatten().tolist() == pytest.approx([2 * 0.5 / 3, -2 * 0.5 / 3, 0])
+
+
+def test_l1_pixel_loss_is_the_mean_size_of_the_error() -> None:
+    retouched, target = (
+        torch.tensor([1.5, 0.0, -1.0]).view(1, 3, 1, 1),
+        torch.tensor([1.0, 0.7, -1.0]).view(1, 3, 1, 1),
+    )
+    assert pixel_loss(retouched, target, "l1").item() == pytest.approx((0.5 + 0.7) / 3)
 
 
 def test_published_loss_is_infonce_over_scores() -> None:
@@ -150,3 +159,38 @@ def test_the_mean_over_parts_of_a_batch_is_the_loss_of_the_whole(loss) -> None:
     share = (condition != 0).sum() / 2
     parts = [loss(*(b[n::2] for b in branches), condition[n::2], count=share) for n in range(2)]
     assert (sum(parts) / 2).item() == pytest.approx(loss(*branches, condition).item())
+
+
+# One pair; the second slider moves by 0.5, which stands for 0.5 x 2 = 1 of its score.
+MOVED, REACH = row(0, 0.5, 0, 0), row(1, 2, 1, 1)
+
+
+def linear(
+    positive: torch.Tensor, negative: torch.Tensor, scores: torch.Tensor = ZERO, condition: torch.Tensor = ZERO
+):
+    return linear_contrastive_loss(scores, positive, negative, condition, MOVED, REACH, leak=0.25, pull=0.1).item()
+
+
+def test_linear_loss_wants_the_slider_to_move_its_score_in_proportion() -> None:
+    assert linear(ZERO, row(0, 1, 0, 0)) == 0
+    assert linear(row(0, 3, 0, 0), row(0, 4, 0, 0)) == 0  # only the way counts, not where it starts
+    assert linear(ZERO, row(0, 0.4, 0, 0)) == pytest.approx(0.5 * 0.6**2)  # Huber: short of it
+    assert linear(ZERO, row(0, 3, 0, 0)) == pytest.approx(2 - 0.5)  # and linear beyond 1: too far
+    assert linear(ZERO, row(0, -1, 0, 0)) > linear(ZERO, ZERO)  # the wrong way is worst
+
+
+def test_linear_loss_lets_the_others_move_a_quarter_as_far() -> None:
+    assert linear(ZERO, row(0.25, 1, -0.25, 0)) == 0
+    assert linear(ZERO, row(0.5, 1, -1, 0)) == pytest.approx(0.25 + 0.75)
+
+
+def test_linear_loss_pulls_the_noises_together_where_something_is_asked() -> None:
+    asked = row(0, 0, 0.3, 0)
+    assert linear(ZERO, row(0, 1, 0, 0), scores=row(5, 5, 2, 5), condition=asked) == pytest.approx(0.1 * 2)
+
+
+def test_linear_loss_averages_over_pairs_or_by_the_count_of_a_whole_batch() -> None:
+    pair = (ZERO, ZERO, row(0, 0.4, 0, 0), ZERO, MOVED, REACH)
+    two = [torch.cat([value, value]) for value in pair]
+    assert linear_contrastive_loss(*two).item() == pytest.approx(linear_contrastive_loss(*pair).item())
+    assert linear_contrastive_loss(*pair, count=2).item() == pytest.approx(0.5 * linear_contrastive_loss(*pair).item())

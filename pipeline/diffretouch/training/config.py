@@ -32,6 +32,7 @@ class ModelConfig:
     head_hidden_channels: list[int] = field(default_factory=lambda: [64])  # one stride-2 convolution each
     head_mid_channels: int = 96
     grid_depth: int = 8
+    guide_threshold_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])  # knots of an untrained guide
     # A larger end than Stable Diffusion's 0.012: retouching lives in the lowest frequencies, which at 0.012 still
     # show through the noise of the last timestep, so that sampling from pure noise would drift to the average style.
     beta_start: float = 0.00085
@@ -40,6 +41,9 @@ class ModelConfig:
     # and becomes a drift of the whole picture. The velocity is the picture itself there.
     prediction_type: str = "v_prediction"  # "epsilon" | "v_prediction"
     conditioning_resize: str = "area"
+    # Sampling goes from pure noise to here, where the picture is read off; training covers the same range.
+    min_timestep: int = 200
+    default_num_inference_steps: int = 20
 
 
 @dataclass
@@ -88,12 +92,16 @@ class TrainingConfig:
 
     # Loss
     beta: float = 10.0  # weight of the pixel loss; the paper's 0.01 is for a pretrained Stable Diffusion
+    pixel_loss: str = "mse"  # "mse" | "l1"; a good `beta` for the second is a fifth of the first's
     snr_gamma: float | None = None  # min-SNR weighting of the noise loss (Hang et al. 2023, who use 5); None = even
-    contrastive: str = "signed"  # "signed" | "published" | "none"
+    # "signed" asks for the right way under -c; "linear" for the whole way of one slider, along what sampling sees;
+    # "published" only for another score under -c
+    contrastive: str = "signed"  # "linear" | "signed" | "published" | "none"
     contrastive_weight: float = 0.3  # lambda
     contrastive_temperature: float = 0.1  # tau of the published form
     contrastive_warmup_steps: int = 300  # reconstruction alone first, while pictures are still noise
     contrastive_batch_size: int = 4  # pairs of each batch that also run the positive and the negative branch
+    contrastive_alone: float = 0.5  # share of these pairs, of "linear", whose one slider moves while the others are 0
     contrastive_every: int = 1  # only at every so manieth step, weighted as many times
     timestep_power: float = 1.5  # t = min + (max - min) u^power: above 1, low noise, where grids are read, counts more
 
@@ -211,6 +219,7 @@ _BOUNDS = {
     "contrastive_weight": (0, math.inf),
     "contrastive_warmup_steps": (0, math.inf),
     "contrastive_every": (1, math.inf),
+    "contrastive_alone": (0, 1),
     "condition_dropout": (0, 1),
     "attribute_dropout": (0, 1),
     "condition_jitter": (0, 1),
@@ -226,6 +235,8 @@ _BOUNDS = {
     "model.norm_num_groups": (1, math.inf),
     "model.head_mid_channels": (1, math.inf),
     "model.grid_depth": (1, math.inf),
+    "model.min_timestep": (0, 998),
+    "model.default_num_inference_steps": (1, 1000),
 }
 _POSITIVE = (
     "lora_alpha",
@@ -239,7 +250,8 @@ _POSITIVE = (
 _CHOICES = {
     "bad_rows": ("stop", "skip"),
     "lr_scheduler": ("cosine", "linear", "constant_with_warmup", "constant"),
-    "contrastive": ("signed", "published", "none"),
+    "contrastive": ("linear", "signed", "published", "none"),
+    "pixel_loss": ("mse", "l1"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "metric_for_best_model": ("delta_e_c0", "delta_e_oracle"),
     "report_to": ("tensorboard", "wandb", "none"),
@@ -282,5 +294,8 @@ def _check_model(model: ModelConfig) -> None:
     hidden = model.head_hidden_channels
     if any(width < 1 for width in hidden):
         raise ValueError(f"`model.head_hidden_channels` has to hold positive widths, got {hidden}.")
+    knots = model.guide_threshold_range
+    if len(knots) != 2 or not knots[0] < knots[1]:
+        raise ValueError(f"`model.guide_threshold_range` has to be two rising numbers, got {knots}.")
     if not model.beta_start <= model.beta_end < 1:
         raise ValueError(f"`model.beta_end` has to be in [{model.beta_start:g}, 1), got {model.beta_end:g}.")

@@ -53,6 +53,7 @@ class PairCache:
         one_expert: whether every photo has a single target. Where such a data set's conditions are all 0 besides, c
             falls back to the quantile of each score's change over the data set.
         photo_ids: of the rows.
+        group_of: (N,), the place in `target_groups` of each row's photo.
         fingerprint: of pictures and conditions, hexadecimal; equal data sets have equal ones.
         latent_shape: (4, h, w).
 
@@ -93,7 +94,10 @@ class PairCache:
         for index, (photo_id, name) in enumerate(zip(self.photo_ids, self._targets.names, strict=True)):
             groups.setdefault(photo_id, {}).setdefault(name, index)
         # Inputs of one photo, which have ids of their own, share its targets.
-        self._groups = list({frozenset(group): sorted(group.values()) for group in groups.values()}.values())
+        distinct = {frozenset(group): sorted(group.values()) for group in groups.values()}
+        self._groups = list(distinct.values())
+        numbers = {names: number for number, names in enumerate(distinct)}
+        self.group_of = torch.tensor([numbers[frozenset(groups[photo_id])] for photo_id in self.photo_ids])
         self.one_expert = all(len(group) == 1 for group in self._groups)
         self._conditions = torch.tensor(conditions)  # (N, 4)
         if self.one_expert and not self._conditions.any():

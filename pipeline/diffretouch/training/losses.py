@@ -23,10 +23,13 @@ def min_snr_weights(alphas_cumprod: torch.Tensor, gamma: float, prediction_type:
     return snr.clamp_max(gamma) / (snr + 1 if prediction_type == "v_prediction" else snr)
 
 
-def pixel_loss(retouched: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Second term of L_rec: mean squared error of the grid's picture D_t to the expert's X_0, both (B, 3, H, W) in
-    [-1, 1] -> scalar. Before any clamp, so that clipped pixels keep their gradient."""
-    return F.mse_loss(retouched, target)
+def pixel_loss(retouched: torch.Tensor, target: torch.Tensor, form: str = "mse") -> torch.Tensor:
+    """Second term of L_rec: the grid's picture D_t held to the expert's X_0, both (B, 3, H, W) in [-1, 1] -> scalar.
+
+    Before any clamp, so that clipped pixels keep their gradient. "mse", the mean square, is the paper's; "l1", the
+    mean size, counts small differences of colour more, as the eye and CIEDE2000 do.
+    """
+    return F.mse_loss(retouched, target) if form == "mse" else F.l1_loss(retouched, target)
 
 
 def published_contrastive_loss(
@@ -70,6 +73,41 @@ def signed_contrastive_loss(
     """
     loss = F.softplus(-condition * (scores - negative)) + pull * (scores - positive).abs()
     return _mean_where(loss, condition != 0, count)
+
+
+def linear_contrastive_loss(
+    scores: torch.Tensor,
+    positive: torch.Tensor,
+    negative: torch.Tensor,
+    condition: torch.Tensor,
+    moved: torch.Tensor,
+    reach: torch.Tensor,
+    leak: float = 0.25,
+    pull: float = 0.1,
+    count: float | None = None,
+) -> torch.Tensor:
+    """Contrastive loss with a scale: one slider moves, its score has to follow in proportion, the others to stay.
+
+    huber(s_i- - s_i+ - reach_i moved_i) + sum_{j != i} relu(|s_j- - s_j+| - leak |reach_i moved_i|)
+    + pull sum_{c_j != 0} |s_j - s_j+|. Where `signed_contrastive_loss` asks for a direction between opposite c,
+    this asks for the whole way of each slider, and for nothing else on it.
+
+    Args:
+        scores: standardised scores (B, 4) of the regular branch, under c.
+        positive: of the positive branch, (B, 4): c, other noise.
+        negative: of the negative branch, (B, 4): c + `moved`, the positive branch's noise.
+        condition: c (B, 4).
+        moved: (B, 4), not 0 in the one slider that moves.
+        reach: (B, 4), how much of a score a slider's step of 1 stands for, standardised as the scores.
+        leak: how far the others may move along, as a share.
+        pull: weighs the positive pair, where c asks for something.
+        count: what the sum is divided by, None = B, see `published_contrastive_loss`.
+    """
+    change, wanted = negative - positive, moved * reach
+    own = F.huber_loss(change, wanted, reduction="none") * (moved != 0)
+    along = F.relu(change.abs() - leak * wanted.abs().sum(1, keepdim=True)) * (moved == 0)
+    apart = pull * (scores - positive).abs() * (condition != 0)
+    return (own + along + apart).sum() / (len(scores) if count is None else count)
 
 
 def _mean_where(values: torch.Tensor, mask: torch.Tensor, count: torch.Tensor | None) -> torch.Tensor:

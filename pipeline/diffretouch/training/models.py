@@ -115,6 +115,7 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
         hidden_channels=config.head_hidden_channels,
         mid_channels=config.head_mid_channels,
         grid_depth=config.grid_depth,
+        guide_threshold_range=(config.guide_threshold_range[0], config.guide_threshold_range[1]),
     )
     scheduler = DDPMScheduler(
         beta_start=config.beta_start,
@@ -124,5 +125,11 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
         clip_sample=False,
     )
     return DiffRetouchPipeline(
-        unet, scheduler, grid_head, vae=FixedLatentCodec(), conditioning_resize=config.conditioning_resize
+        unet,
+        scheduler,
+        grid_head,
+        vae=FixedLatentCodec(),
+        conditioning_resize=config.conditioning_resize,
+        min_timestep=config.min_timestep,
+        default_num_inference_steps=config.default_num_inference_steps,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import nn
 
@@ -14,6 +15,9 @@ from ..pipeline_diffretouch import DiffRetouchPipeline
 from . import losses
 from .config import TrainingConfig
 from .data import PairCache
+
+# A slider is asked for a little more than the experts span, so that it does not fall short where it is hard to move.
+_REACH = 1.1
 
 
 class Retoucher(nn.Module):
@@ -53,6 +57,9 @@ class Draw:
     timesteps: torch.Tensor  # (B,)
     noise: torch.Tensor  # (B, 4, h, w)
     other_noise: torch.Tensor  # (B, 4, h, w), of the positive branch
+    slider: torch.Tensor  # (B,), which of them "linear" moves
+    position: torch.Tensor  # (B,) in [-1, 1], where it moves it
+    alone: torch.Tensor  # (B,) bool, whether the others are at 0 then
 
     def part(self, number: int, parts: int) -> Draw:
         """Every `parts`-th pair from `number` on: the parts that processes and accumulation work through."""
@@ -73,8 +80,10 @@ class Objective:
         self.pairs = pairs
         self.scheduler = pipe.scheduler
         self.timestep_range = (pipe.config.min_timestep, pipe.scheduler.config.num_train_timesteps - 1)
+        self._unet = pipe.unet
         # Pictures differ far more than retouches of one picture; only the retouches' spread is a slider's scale.
         self.score_scale = retouch_spread(pairs)
+        self._reach = _REACH * slider_reach(pairs, self.score_scale) if config.contrastive == "linear" else None
 
     def draw(self, step: int) -> Draw:
         """The choices of step `step`."""
@@ -92,7 +101,9 @@ class Objective:
         timesteps = (low + (high + 1 - low) * position).long().clamp_max(high)
         shape = (size, *self.pairs.latent_shape)
         noise, other_noise = torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
-        return Draw(indices, condition, flip, timesteps, noise, other_noise)
+        slider, where = torch.randint(4, (size,), generator=rng), 2 * torch.rand(size, generator=rng) - 1
+        alone = torch.rand(size, generator=rng) < config.contrastive_alone
+        return Draw(indices, condition, flip, timesteps, noise, other_noise, slider, where, alone)
 
     def contrasts(self, step: int) -> bool:
         """Whether the contrastive term counts at step `step`."""
@@ -118,24 +129,46 @@ class Objective:
         contrasts = self.contrasts(step)
         n = len(range(number, config.contrastive_batch_size, parts)) if contrasts else 0
         first = torch.cat([torch.arange(len(z0)), torch.arange(n), torch.arange(n)]).to(device)
-        noises = torch.cat([noise, other_noise[:n], noise[:n]])
-        conditions = torch.cat([condition, condition[:n], -condition[:n]])
-        noisy = self.scheduler.add_noise(z0[first], noises, timesteps[first])
+        if self._reach is None or n == 0:
+            conditions = torch.cat([condition, condition[:n], -condition[:n]])
+            clean, noises = z0[first], torch.cat([noise, other_noise[:n], noise[:n]])
+        else:
+            asked, moved = (value.to(device) for value in _move_one(part, n))
+            conditions = torch.cat([condition, asked, asked + moved])
+            imagined = self._imagine(
+                other_noise[:n].repeat(2, 1, 1, 1), photo_latents[:n].repeat(2, 1, 1, 1), conditions[len(z0) :]
+            )
+            clean, noises = torch.cat([z0, imagined]), noise[first]
+        noisy = self.scheduler.add_noise(clean, noises, timesteps[first])
         noise_pred, pictures = model(noisy, timesteps[first], photo_latents[first], conditions, photo[first])
 
         batch_size = len(z0)
         denoising_target = self._denoising_target(z0, noise, timesteps)
         terms = {
             "noise": losses.noise_loss(noise_pred[:batch_size], denoising_target, self._noise_weights(timesteps)),
-            "pixel": losses.pixel_loss(pictures[:batch_size], target),
+            "pixel": losses.pixel_loss(pictures[:batch_size], target, config.pixel_loss),
         }
         loss = terms["noise"] + config.beta * terms["pixel"]
         if contrasts:
-            asked = (draw.condition[: config.contrastive_batch_size] != 0).sum().clamp_min(1) / parts
             chosen = torch.cat([pictures[:n], pictures[batch_size:]])
-            terms["contrastive"] = self._contrastive(chosen, condition[:n], asked.to(device))
+            terms["contrastive"] = self._contrastive(chosen, draw, part, n, parts)
             loss = loss + config.contrastive_weight * config.contrastive_every * terms["contrastive"]
         return {"loss": loss, **terms}
+
+    @torch.no_grad()
+    def _imagine(self, noise: torch.Tensor, photo_latents: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """What sampling makes of pure noise (n, 4, h, w) in its first call: z_0 as the model sees it under c.
+
+        A slider has to move what the model itself has imagined under it; the expert's z_0 would hold it back in
+        training, and let it overshoot in use, where both calls follow the slider.
+        """
+        last = self.timestep_range[1]
+        unet_input = torch.cat([noise, photo_latents], dim=1)
+        output = self._unet(unet_input, last, encoder_hidden_states=condition[:, None]).sample[:, :4].float()
+        signal = self.scheduler.alphas_cumprod[last]
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return signal.sqrt() * noise - (1 - signal).sqrt() * output
+        return (noise - (1 - signal).sqrt() * output) / signal.sqrt()
 
     def _denoising_target(self, z0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """What the UNet's first four channels predict: the noise, or the velocity that stands for it."""
@@ -149,16 +182,31 @@ class Objective:
         signal = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
         return losses.min_snr_weights(signal, self.config.snr_gamma, self.scheduler.config.prediction_type)
 
-    def _contrastive(self, pictures: torch.Tensor, condition: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        """The contrastive loss of pictures (3 n, 3, p, p), regular, positive, negative, under conditions (n, 4)."""
-        if not len(condition):
+    def _contrastive(self, pictures: torch.Tensor, draw: Draw, part: Draw, n: int, parts: int) -> torch.Tensor:
+        """The contrastive loss of pictures (3 n, 3, p, p), regular, positive, negative, of a part's first n pairs."""
+        if not n:
             return pictures.sum()  # this part of the batch contrasts nothing
-        scores = attribute_scores(((pictures + 1) / 2).clamp(0, 1)) / self.score_scale.to(pictures.device)
+        config, device = self.config, pictures.device
+        scores = attribute_scores(((pictures + 1) / 2).clamp(0, 1)) / self.score_scale.to(device)
         regular, positive, negative = scores.chunk(3)
-        if self.config.contrastive == "signed":
+        if self._reach is not None:
+            asked, moved = (value.to(device) for value in _move_one(part, n))
+            reach = self._reach[part.indices[:n]].to(device)
+            share = config.contrastive_batch_size / parts
+            return losses.linear_contrastive_loss(regular, positive, negative, asked, moved, reach, count=share)
+        condition = part.condition[:n].to(device)
+        count = ((draw.condition[: config.contrastive_batch_size] != 0).sum().clamp_min(1) / parts).to(device)
+        if config.contrastive == "signed":
             return losses.signed_contrastive_loss(regular, positive, negative, condition, count=count)
-        temperature = self.config.contrastive_temperature
+        temperature = config.contrastive_temperature
         return losses.published_contrastive_loss(regular, positive, negative, condition, temperature, count)
+
+
+def _move_one(draw: Draw, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the first n pairs ask for before one slider of each moves, and by how much it moves: both (n, 4)."""
+    condition = draw.condition[:n] * ~draw.alone[:n, None]
+    moves = F.one_hot(draw.slider[:n], 4)
+    return condition, moves * (draw.position[:n, None] - condition)
 
 
 @torch.no_grad()
@@ -175,6 +223,20 @@ def retouch_spread(pairs: PairCache) -> torch.Tensor:
         return torch.maximum(moved, 0.1 * targets.std(0, correction=0)).clamp_min(1e-6)
     spreads = [attribute_scores(targets).std(0, correction=0) for targets in pairs.target_groups()]
     return torch.stack(spreads).mean(0).clamp_min(1e-6)
+
+
+@torch.no_grad()
+def slider_reach(pairs: PairCache, scale: torch.Tensor) -> torch.Tensor:
+    """(N, 4): how much of each score, in units of `scale` (4,), a slider's step of 1 stands for in each pair's photo.
+
+    Half of what the photo's experts span, but at least a quarter of the average photo's: a slider has to do something
+    everywhere. With a single expert, 1.
+    """
+    if pairs.one_expert:
+        return torch.ones(len(pairs), 4)
+    scores = [attribute_scores(targets) for targets in pairs.target_groups()]
+    halves = torch.stack([(of_photo.amax(0) - of_photo.amin(0)) / 2 for of_photo in scores]) / scale  # (P, 4)
+    return torch.maximum(halves, 0.25 * halves.mean(0))[pairs.group_of]
 
 
 def pair_indices(step: int, batch_size: int, num_pairs: int, seed: int) -> torch.Tensor:
