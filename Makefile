@@ -43,8 +43,8 @@ bench: $(VENV)  ## time and memory of a retouch file to file, of the apply alone
 	|| echo "Chromium is not installed: the tests that need a browser will be skipped."
 	@touch $@
 
-$(VENV): requirements.txt pyproject.toml
+$(VENV): requirements.txt requirements-no-deps.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-no-deps.txt -e .
 	touch $@

@@ -3,8 +3,8 @@
 python dataset_card/fetch_photos.py photos
 python dataset_card/build_dataset.py photos data-synthetic
 
-The same as `diffretouch dataset synthetic photos -o data-synthetic --table dataset_card/photos.tsv --bad-photos stop`,
-whose other options may follow.
+The same as `diffretouch dataset synthetic photos -o data-synthetic --table dataset_card/photos.tsv --bad-photos stop
+--num-inputs 10 --num-pages 24 --conditions linear`, whose other options may follow.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", help="data set folder to write; new or empty")
     parser.add_argument("--table", default=str(Path(__file__).with_name("photos.tsv")), help="(default: %(default)s)")
     options, others = parser.parse_known_args(arguments)
-    table = ["--table", options.table, "--bad-photos", "stop"]
-    return cli.main(["dataset", "synthetic", options.photos, "-o", options.out, *table, *others])
+    settings = ["--table", options.table, "--bad-photos", "stop"]
+    settings += ["--num-inputs", "10", "--num-pages", "24", "--conditions", "linear"]
+    return cli.main(["dataset", "synthetic", options.photos, "-o", options.out, *settings, *others])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from diffretouch.data.builders import synthetic_rows
 from diffretouch.data.dataset import write_parquet
+from diffretouch.data.synthetic import to_linear
 
 
 def scene(seed: int, height: int = 48, width: int = 72) -> np.ndarray:
@@ -29,11 +30,18 @@ def scene(seed: int, height: int = 48, width: int = 72) -> np.ndarray:
     return np.round(np.clip(light, 0, 1) * 255).astype(np.uint8)
 
 
+def scene_light(seed: int, height: int = 48, width: int = 72) -> np.ndarray:
+    """`scene` as linear light, (height, width, 3) float32 in [0, 1]."""
+    return to_linear(scene(seed, height, width))
+
+
 def write_data_set(folder: Path, photos: dict[str, int], num_inputs: int = 1) -> Path:
     """A data set in the schema with `photos` = how many of each split, 36 x 24 pixels each."""
     (folder / "data").mkdir(parents=True)
     for split, count in photos.items():
-        batches = [synthetic_rows(scene(seed, 24, 36), f"{split}-{seed}", num_inputs, seed=0) for seed in range(count)]
+        batches = [
+            synthetic_rows(scene_light(seed, 24, 36), f"{split}-{seed}", num_inputs, seed=0) for seed in range(count)
+        ]
         write_parquet(batches, folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 import torch
-from scenes import scene
+from scenes import scene, scene_light
 
 from diffretouch.attributes import (
     ATTRIBUTES,
@@ -24,10 +24,11 @@ from diffretouch.attributes import (
     conditions_extreme,
     conditions_quantile,
 )
-from diffretouch.data.build import Job, Rows, open_resized, open_srgb, split_of_groups, write_data_set
+from diffretouch.data.build import Job, Rows, open_light, open_resized, open_srgb, split_of_groups, write_data_set
 from diffretouch.data.builders import build_fivek, build_pairs, build_ppr10k, build_synthetic, synthetic_rows
 from diffretouch.data.dataset import FEATURES, SPLITS, decode, encode, read_split, scores_of, write_parquet
-from diffretouch.data.synthetic import EXPERTS
+from diffretouch.data.panorama import encode_light
+from diffretouch.data.synthetic import EXPERTS, to_linear
 from diffretouch.photo import PhotoError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -53,7 +54,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
-    return synthetic_rows(scene(0), "photo", num_inputs=2, seed=7)
+    return synthetic_rows(scene_light(0), "photo", num_inputs=2, seed=7)
 
 
 def test_one_row_per_input_and_expert(rows) -> None:
@@ -68,14 +69,14 @@ def test_rows_of_one_input_share_it_and_targets_are_the_experts(rows) -> None:
     assert len(set(inputs[:5])) == len(set(inputs[5:])) == 1
     assert inputs[0] != inputs[5]
     for row, expert in zip(rows, EXPERTS, strict=False):
-        difference = np.asarray(decode(row["target"])).astype(int) - expert.retouch(scene(0))
+        difference = np.asarray(decode(row["target"])).astype(int) - expert.retouch(scene_light(0))
         assert np.abs(difference).mean() < 2
     assert [row["target"] for row in rows[:5]] == [row["target"] for row in rows[5:]]
 
 
 def test_scores_are_those_of_the_target_on_the_512_view(rows) -> None:
     row = rows[3]
-    exact = torch.from_numpy(EXPERTS[3].retouch(scene(0))).permute(2, 0, 1)[None].float() / 255
+    exact = torch.from_numpy(EXPERTS[3].retouch(scene_light(0))).permute(2, 0, 1)[None].float() / 255
     expected = attribute_scores(attribute_view(exact, 512))[0]
     assert [row[name] for name in ATTRIBUTES] == pytest.approx(expected.tolist())
 
@@ -95,16 +96,16 @@ def test_scores_do_not_depend_on_the_stored_size() -> None:
 
 def test_rows_depend_on_seed_and_photo_alone() -> None:
     """Not on what was built before: adding a photo to a set leaves the others' rows as they were."""
-    first = synthetic_rows(scene(1), "x", 1, seed=3)
-    synthetic_rows(scene(2), "y", 2, seed=3)
-    assert synthetic_rows(scene(1), "x", 1, seed=3) == first
-    for other in (synthetic_rows(scene(1), "x", 1, seed=4), synthetic_rows(scene(1), "z", 1, seed=3)):
+    first = synthetic_rows(scene_light(1), "x", 1, seed=3)
+    synthetic_rows(scene_light(2), "y", 2, seed=3)
+    assert synthetic_rows(scene_light(1), "x", 1, seed=3) == first
+    for other in (synthetic_rows(scene_light(1), "x", 1, seed=4), synthetic_rows(scene_light(1), "z", 1, seed=3)):
         assert other[0]["input"] != first[0]["input"]
         assert other[0]["target"] == first[0]["target"]
 
 
 def test_more_inputs_begin_with_the_same_inputs(rows) -> None:
-    one = synthetic_rows(scene(0), "photo", num_inputs=1, seed=7)
+    one = synthetic_rows(scene_light(0), "photo", num_inputs=1, seed=7)
     assert one == rows[:5]
 
 
@@ -137,6 +138,58 @@ def test_grey_and_16_bit_training_photos_become_8_bit_rgb(tmp_path: Path) -> Non
     assert grey.dtype == deep.dtype == np.uint8
     assert np.array_equal(grey, np.repeat(scene(0)[..., :1], 3, 2))
     assert np.array_equal(deep, grey)
+
+
+def test_an_8_bit_photo_is_made_linear_after_its_resize() -> None:
+    light = open_light(EXAMPLES / "photo.jpg", 64)
+    assert light.dtype == np.float32
+    assert np.array_equal(light, to_linear(open_resized(EXAMPLES / "photo.jpg", 64)))
+
+
+def test_a_floating_point_tiff_is_linear_light_as_it_is(tmp_path: Path) -> None:
+    light = scene_light(0, 20, 30).astype(np.float16).astype(np.float32)
+    light[3, 4] = (40, 8, 2)  # a lamp
+    (tmp_path / "view.tif").write_bytes(encode_light(light))
+    assert np.array_equal(open_light(tmp_path / "view.tif", 30), light)
+    small = open_light(tmp_path / "view.tif", 15)
+    assert small.shape == (10, 15, 3) and small.dtype == np.float32
+    assert small.min() >= 0 and small.max() > 1
+    # Half the size of linear light is its mean over neighbours, whose sRGB values would come out darker.
+    assert small.mean((0, 1)) == pytest.approx(light.mean((0, 1)), rel=0.02)
+
+
+def test_light_above_white_reaches_the_experts_through_the_builder(tmp_path: Path) -> None:
+    light = 0.3 * scene_light(0, 40, 60)
+    light[:20, 30:] = (6, 3, 1)
+    clipped = np.minimum(light, 1)
+    rows = {}
+    for name, picture in (("bright", light), ("clipped", clipped)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "view.tif").write_bytes(encode_light(picture))
+        build_synthetic(tmp_path / name, tmp_path / f"{name}-out", num_inputs=1, validation=0, test=0, processes=1)
+        rows[name] = list(read_split(tmp_path / f"{name}-out", "train"))
+    assert [(row["photo_id"], row["expert"]) for row in rows["bright"]] == [("view#0", name) for name in "ABCDE"]
+    stored = np.asarray(decode(rows["bright"][0]["target"])).astype(int)
+    assert np.abs(stored - EXPERTS[0].retouch(light.astype(np.float16).astype(np.float32))).mean() < 2
+    assert rows["bright"][0]["target"] != rows["clipped"][0]["target"]
+
+
+def test_light_that_is_none_is_a_bad_photo(tmp_path: Path) -> None:
+    for name, wrong in (("nan", np.nan), ("dark", -0.5), ("inf", np.inf)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.full((4, 4, 3), wrong, np.float32), photometric="rgb")
+        with pytest.raises(PhotoError, match=rf"{name}\.tif: linear light has to be finite and not negative"):
+            open_light(tmp_path / f"{name}.tif", 8)
+    tifffile.imwrite(tmp_path / "grey.tif", np.ones((4, 4), np.float32))
+    with pytest.raises(PhotoError, match=r"has to have the shape \(H, W, 3\), got \(4, 4\)"):
+        open_light(tmp_path / "grey.tif", 8)
+    (tmp_path / "torn.tif").write_bytes(b"II*\0")
+    with pytest.raises(PhotoError, match=r"torn\.tif"):
+        open_light(tmp_path / "torn.tif", 8)
+
+
+def test_a_16_bit_tiff_is_still_a_photo_in_srgb(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "deep.tif", scene(1).astype(np.uint16) * 257, photometric="rgb")
+    assert np.array_equal(open_light(tmp_path / "deep.tif", 100), scene_light(1))
 
 
 def test_files_follow_the_schema_exactly(built: Path) -> None:
@@ -185,8 +238,8 @@ def test_build_report_holds_hashes_and_the_resize_rule(built: Path) -> None:
 
 
 def test_building_across_processes_gives_the_rows_of_one_process(built: Path) -> None:
-    photo = open_resized(built.parent / "photos" / "sub" / "c.jpg", 48)
-    expected = synthetic_rows(photo, "sub/c", 1, seed=0)
+    light = open_light(built.parent / "photos" / "sub" / "c.jpg", 48)
+    expected = synthetic_rows(light, "sub/c", 1, seed=0)
     stored = [dict(row) for row in read_split(built, "validation")]
     assert [row["input"]["bytes"] for row in stored] == [row["input"]["bytes"] for row in expected]
     assert [row["target"]["bytes"] for row in stored] == [row["target"]["bytes"] for row in expected]
@@ -274,7 +327,7 @@ def test_an_interrupted_build_leaves_nothing_behind(tmp_path: Path) -> None:
     def interrupted(job: Job) -> Rows:
         if job.photo_id == "b":
             raise KeyboardInterrupt
-        return Rows(synthetic_rows(scene(0), job.photo_id, 1, seed=0))
+        return Rows(synthetic_rows(scene_light(0), job.photo_id, 1, seed=0))
 
     jobs = [Job(name, "train", ()) for name in "abc"]
     with pytest.raises(KeyboardInterrupt):

@@ -610,6 +610,36 @@ def test_evaluate_writes_figures_and_a_report_and_prints_the_table(tiny_pipeline
     assert "<html" in (out / "report.html").read_text()
 
 
+def test_evaluate_measures_other_models_beside(tiny_pipeline, tmp_path, capsys):
+    model, data, out = tmp_path / "a=b", write_data_set(tmp_path / "data", {"test": 1}), tmp_path / "evaluation"
+    tiny_pipeline().save_pretrained(model)
+    beside = ["--beside", f"one={model}", "--beside", f"a second={model}"]
+    assert main(["evaluate", str(data), "--model", str(model), "-o", str(out), *beside]) == 0
+    figures = json.loads((out / "quality.json").read_text())
+    assert figures["settings"]["beside"] == list(figures["coverage_beside"]) == ["one", "a second"]
+    assert figures["settings"]["models_beside"] == [str(model), str(model)]
+    assert figures["quality"]["a second"] == figures["quality"]["c = 0"]
+    assert capsys.readouterr().out.count("| a second |") == 3
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        (["model"], "argument --beside: `beside` has to be NAME=MODEL, got model"),
+        (["=model"], "argument --beside: `beside` has to be NAME=MODEL, got =model"),
+        (["x="], "argument --beside: `beside` has to be NAME=MODEL, got x="),
+        (["x=a", "x=b"], "`beside` has to give every model a name of its own, got x, x"),
+    ],
+)
+def test_a_model_beside_without_a_name_of_its_own_is_refused_in_one_line(beside, message, tmp_path, capsys):
+    options = [option for value in beside for option in ("--beside", value)]
+    try:
+        code = main(["evaluate", "data", "-o", str(tmp_path / "out"), *options])
+    except SystemExit as refusal:
+        code = refusal.code
+    assert code == 2 and message in capsys.readouterr().err
+
+
 def test_evaluate_names_a_missing_data_set_in_one_line(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "nowhere"), "-o", str(tmp_path / "evaluation")]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -298,12 +298,74 @@ def test_diversity_and_coverage_come_from_the_noise_alone(known_result, calm_res
     assert known_result["coverage"]["ratio"] < known_result["quality"]["c = 0"]["delta_e_ratio"]
 
 
+@pytest.fixture(scope="module")
+def beside_result():
+    """A model with noise, beside itself and beside one that knows no noise and changes nothing at c = 0."""
+    beside = {"twin": KnownRetouch(noise=0.1), "HDRNet-style": KnownRetouch()}
+    return evaluate(KnownRetouch(noise=0.1), make_rows(2), seed=0, beside=beside)
+
+
+def test_a_model_beside_gets_the_same_noise_and_changes_no_figure_of_the_model(beside_result, known_result):
+    quality, diversity = beside_result["quality"], beside_result["diversity"]
+    assert quality["twin"] == quality["c = 0"]
+    assert beside_result["coverage_beside"]["twin"] == beside_result["coverage"] | {"diversity": diversity}
+    for name in ("control", "crosstalk", "diversity", "coverage"):
+        assert beside_result[name] == known_result[name]
+    assert {name: quality[name] for name in known_result["quality"]} == known_result["quality"]
+    assert known_result["coverage_beside"] == {} and known_result["settings"]["beside"] == []
+
+
+def test_seeds_of_a_deterministic_model_beside_bring_it_no_nearer(beside_result):
+    quality, coverage = beside_result["quality"], beside_result["coverage_beside"]["HDRNet-style"]
+    assert quality["HDRNet-style"]["delta_e"] == pytest.approx(quality["no change"]["delta_e"], rel=1e-4)
+    assert coverage["delta_e"] == pytest.approx(quality["HDRNet-style"]["delta_e"])
+    assert coverage["ratio_interval"] == pytest.approx(quality["HDRNet-style"]["delta_e_ratio_interval"])
+    assert coverage["diversity"]["delta_e"] == 0 < beside_result["diversity"]["delta_e"]
+    assert beside_result["coverage"]["delta_e"] < coverage["delta_e"]
+    for expert, values in quality["HDRNet-style"]["experts"].items():
+        assert coverage["experts"][expert] == pytest.approx(values["delta_e"])
+
+
+def test_the_tables_show_the_models_beside(beside_result):
+    text = format_table(beside_result)
+    assert "beside it: twin, HDRNet-style. " in text
+    for name in ("twin", "HDRNet-style"):
+        rows = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        assert len(rows) == 3  # quality, experts, the nearest of the seeds
+        assert f"| {beside_result['coverage_beside'][name]['delta_e']:.2f} |" in rows[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "has to be printable text without |, got ''"),
+        (" ", "has to be printable text without |, got ' '"),
+        ("a|b", "has to be printable text without |, got 'a|b'"),
+        ("two\nlines", "has to be printable text without |, got 'two"),
+        (3, "has to be printable text without |, got 3"),
+        ("c = 0", "has to be one that nothing else has, got 'c = 0'"),
+        ("CLAHE", "has to be one that nothing else has, got 'CLAHE'"),
+        ("Zero-DCE++", "has to be one that nothing else has, got 'Zero-DCE++'"),
+        ("input", "has to be one that nothing else has, got 'input'"),
+        ("target A", "has to be one that nothing else has, got 'target A'"),
+        ("contrast +1", "has to be one that nothing else has, got 'contrast +1'"),
+    ],
+)
+def test_a_name_that_would_hide_or_break_a_row_is_refused(name, message):
+    with pytest.raises(ValueError) as raised:
+        evaluate(KnownRetouch(), make_rows(1), seed=0, beside={name: KnownRetouch()})
+    assert f"Every name in `beside` {message}" in str(raised.value)
+
+
 def test_intervals_hold_the_ratio_and_one_photo_has_none(known_result):
     for values in known_result["quality"].values():
         low, high = values["delta_e_ratio_interval"]
         assert low <= values["delta_e_ratio"] <= high
-    single = evaluate(KnownRetouch(), make_rows(1), seed=0)
+    single = evaluate(KnownRetouch(), make_rows(1), seed=0, beside={"other": KnownRetouch()})
     assert single["quality"]["c = 0"]["delta_e_ratio_interval"] is None
+    assert single["coverage_beside"]["other"]["ratio_interval"] is None
+    assert single["coverage_beside"]["other"]["diversity"]["interval"] is None
+    assert "1 of 1 photos" in format_table(single)
 
 
 def test_a_photo_measures_the_same_alone_in_another_batch_size_and_as_a_dataset(known_result):
@@ -343,6 +405,13 @@ def test_photos_with_different_experts_are_measured_with_those_they_have():
     assert experts["B"]["delta_e"] == pytest.approx(first["B"]["delta_e"])
 
 
+def test_photos_of_different_sizes_are_measured_each_at_its_own():
+    upright = {"input": to_pil(scenery(1, 56, 40)), "target": to_pil(np.clip(scenery(1, 56, 40) * 1.1, 0, 1))}
+    rows = make_rows(1, {"me": EXPERTS["A"]})
+    result = evaluate(KnownRetouch(), [*rows, rows[0] | upright | {"photo_id": "upright"}], seed=0)
+    assert [(record["width"], record["height"]) for record in result["photos"]] == [(56, 40), (40, 56)]
+
+
 def test_own_pairs_with_one_expert_have_no_range_to_compare_with():
     result = evaluate(KnownRetouch(), make_rows(1, {"me": [0.0, 1.0, 0.0, 0.0]}), seed=0)
     assert result["control"]["brightness"]["range_ratio"] is None
@@ -351,7 +420,7 @@ def test_own_pairs_with_one_expert_have_no_range_to_compare_with():
 
 def test_the_tables_show_every_method_slider_and_number(known_result):
     text = format_table(known_result)
-    for name in ("no change", "auto-contrast", "grey-world", "CLAHE", "c = 0", "oracle c", *ATTRIBUTES):
+    for name in ("no change", "auto-contrast", "grey-world", "CLAHE", "Zero-DCE++", "c = 0", "oracle c", *ATTRIBUTES):
         assert f"| {name} |" in text
     assert f"{known_result['quality']['c = 0']['delta_e']:.2f}" in text
     assert f"{known_result['diversity']['delta_e']:.2f}" in text
@@ -413,10 +482,11 @@ def test_the_global_lut_learns_what_one_table_can():
 
 
 def test_metrics_that_are_not_at_hand_are_named_with_the_reason(monkeypatch):
-    for name in ("lpips", "brisque"):
+    for name in ("lpips", "brisque", "neuro_low_light"):
         monkeypatch.setitem(sys.modules, name, None)
     result = evaluate(KnownRetouch(), make_rows(1), seed=0)
-    assert list(result["missing"]) == ["NIQE", "LPIPS", "BRISQUE"]
+    assert list(result["missing"]) == ["NIQE", "LPIPS", "BRISQUE", "Zero-DCE++"]
+    assert "not installed" in result["missing"]["Zero-DCE++"] and "Zero-DCE++" not in result["quality"]
     assert "lpips" in result["missing"]["LPIPS"] and "brisque" in result["missing"]["BRISQUE"]
     assert list(result["quality"]["c = 0"]["experts"]["A"]) == ["psnr", "ssim", "delta_e"]
     for name, reason in result["missing"].items():
@@ -446,6 +516,13 @@ def changed(**values) -> list[dict]:
         ([], ValueError, "`rows` has to hold at least one row, got none"),
         ({"test": []}, TypeError, "`rows` has to be a list of dicts or a datasets.Dataset of one split, got dict"),
         ([{"photo_id": "x", "expert": "A"}], ValueError, "got none named input, target, condition"),
+        (
+            [{name: value for name, value in row.items() if name != "expert"} for row in make_rows(1)],
+            ValueError,
+            "`rows` has to have the columns photo_id, expert, input, target, condition, got none named expert",
+        ),
+        (changed(expert=None), ValueError, "`expert` of photo 'photo-0' has to be a name, for a single expert any"),
+        (changed(expert=""), ValueError, "`expert` of photo 'photo-0' has to be a name, for a single expert any"),
         (changed(photo_id=7), TypeError, "`photo_id` of row 1 has to be a string, got int"),
         (changed(expert="A"), ValueError, "one row per photo and expert, got two of photo 'photo-0', expert 'A'"),
         (changed(target=Image.new("RGB", (40, 40))), ValueError, "of its input's size 56 x 40, got 40 x 40"),
@@ -498,6 +575,18 @@ class BrokenRetouch(KnownRetouch):
 def test_a_model_that_returns_nan_is_named_not_averaged():
     with pytest.raises(ValueError, match=r"has to be finite, got nan for photo 'photo-0', quality, c = 0, A, psnr"):
         evaluate(BrokenRetouch(), make_rows(1), seed=0)
+
+
+def test_a_model_beside_that_returns_nan_is_named():
+    with pytest.raises(ValueError, match=r"finite, got nan for photo 'photo-0', quality, broken, A, psnr"):
+        evaluate(KnownRetouch(), make_rows(1), seed=0, beside={"broken": BrokenRetouch()})
+
+
+def test_a_picture_that_cannot_be_read_is_named_by_its_photo():
+    rows = datasets.Dataset.from_list(make_rows(1)).cast_column("target", datasets.Image(decode=False))
+    rows = rows.map(lambda row: {"target": {"bytes": row["target"]["bytes"][:60], "path": None}})
+    with pytest.raises(ValueError, match="The pictures of photo 'photo-0' have to be readable, got: "):
+        evaluate(KnownRetouch(), rows.cast_column("target", datasets.Image()), seed=0)
 
 
 def test_a_split_without_colour_has_no_unit_for_colorfulness():
@@ -565,19 +654,30 @@ class Killed(Exception):
     pass
 
 
-def test_an_interrupted_evaluation_goes_on_to_the_same_result(tiny_pipe, tmp_path):
-    rows = make_rows(2)
-    expected = evaluate(tiny_pipe, rows, seed=0)["photos"]
+def brighter(pipe: DiffRetouchPipeline) -> DiffRetouchPipeline:
+    """Another model of the same kind."""
+    other = copy.deepcopy(pipe)
+    with torch.no_grad():
+        other.grid_head.out.bias += 0.3
+    return other
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_interrupted_evaluation_goes_on_to_the_same_result(tiny_pipe, tmp_path, beside):
+    rows, options = make_rows(2), {"seed": 0}
+    if beside:
+        options["beside"] = {"other": brighter(tiny_pipe)}
+    expected = evaluate(tiny_pipe, rows, **options)["photos"]
 
     def kill(done: int, total: int) -> None:
         raise Killed
 
     with pytest.raises(Killed):
-        evaluate(tiny_pipe, rows, seed=0, folder=tmp_path, progress=kill)
+        evaluate(tiny_pipe, rows, **options, folder=tmp_path, progress=kill)
     with open(tmp_path / "records.jsonl", "a") as log:
         log.write('{"key": "half a li')
     before = (tmp_path / "records.jsonl").read_text().splitlines()[:1]
-    assert evaluate(tiny_pipe, rows, seed=0, folder=tmp_path)["photos"] == expected
+    assert evaluate(tiny_pipe, rows, **options, folder=tmp_path)["photos"] == expected
     lines = (tmp_path / "records.jsonl").read_text().splitlines()
     assert lines[:1] == before and len(lines) == 2  # only the second photo was measured again
     assert len(list((tmp_path / "pictures").iterdir())) == 3  # and the writing
@@ -611,11 +711,39 @@ def test_records_of_another_model_setting_or_photo_are_not_taken_over(tiny_pipe,
     assert len((folder / "records.jsonl").read_text().splitlines()) == 2
 
 
+def test_records_are_only_taken_over_with_the_same_models_and_baselines_beside(tiny_pipe, tmp_path):
+    """Their names alone do not tell what they do: other weights or default steps, or a LUT fitted to other photos."""
+    other, one_step = brighter(tiny_pipe), copy.deepcopy(tiny_pipe)
+    one_step.register_to_config(default_num_inference_steps=1)
+    variants = [
+        {},
+        {"beside": {"other": tiny_pipe}},
+        {"beside": {"other": other}},
+        {"beside": {"other": one_step}},
+        {"beside": {"another": other}},
+        {"baselines": {"LUT": lambda picture: picture * 0.5}},
+        {"baselines": {"LUT": lambda picture: picture * 0.4}},
+    ]
+    for number, options in enumerate([*variants, *variants]):
+        result = evaluate(tiny_pipe, make_rows(1), seed=0, folder=tmp_path, **options)
+        assert set(options.get("beside", ())) == set(result["coverage_beside"])
+        lines = (tmp_path / "records.jsonl").read_text().splitlines()
+        assert len(lines) == min(number + 1, len(variants))  # the second time round all were found again
+
+
+def test_a_model_beside_runs_its_own_steps(tiny_pipe):
+    one_step = copy.deepcopy(tiny_pipe)
+    one_step.register_to_config(default_num_inference_steps=1)
+    result = evaluate(tiny_pipe, make_rows(1), seed=0, beside={"one step": one_step})
+    assert (tiny_pipe.num_timesteps, one_step.num_timesteps) == (2, 1)
+    alone = evaluate(one_step, make_rows(1), seed=0)
+    assert result["quality"]["one step"]["delta_e"] == pytest.approx(alone["quality"]["c = 0"]["delta_e"], rel=1e-3)
+    assert result["quality"]["one step"]["delta_e"] != result["quality"]["c = 0"]["delta_e"]
+
+
 def test_pictures_are_those_of_the_model_that_was_evaluated(tiny_pipe, kept, tmp_path):
     """In a folder that another model was evaluated in, before and after."""
-    folder, other = shutil.copytree(kept, tmp_path / "kept"), copy.deepcopy(tiny_pipe)
-    with torch.no_grad():
-        other.grid_head.out.bias += 0.3
+    folder, other = shutil.copytree(kept, tmp_path / "kept"), brighter(tiny_pipe)
     results = [evaluate(pipe, make_rows(1), seed=0, folder=folder) for pipe in (other, tiny_pipe)]
     sheets = [load_sheet(folder / "pictures" / name) for result in results for name in result["pictures"]]
     first, second = (next(iter(sheet.values())) for sheet in sheets)

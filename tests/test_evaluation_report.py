@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from scenes import write_data_set
 
+from diffretouch.baselines import NOTES
 from diffretouch.evaluation import format_table
 from diffretouch.evaluation_report import evaluate_to_folder, write_evaluation_report
 
@@ -19,9 +20,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(data: Path, tiny_pipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    model, folder = tmp_path_factory.mktemp("model") / "my-model", tmp_path_factory.mktemp("evaluation")
-    tiny_pipeline().save_pretrained(model)
-    return folder, evaluate_to_folder(str(model), str(data), folder)
+    models, folder = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("evaluation")
+    tiny_pipeline().save_pretrained(models / "my-model")
+    tiny_pipeline(default_num_inference_steps=1).save_pretrained(models / "other")
+    beside = {"one step": str(models / "other")}
+    return folder, evaluate_to_folder(str(models / "my-model"), str(data), folder, beside=beside)
 
 
 def test_json_tables_and_report_tell_the_same(evaluated: tuple[Path, dict]) -> None:
@@ -33,13 +36,26 @@ def test_json_tables_and_report_tell_the_same(evaluated: tuple[Path, dict]) -> N
     for method, values in result["quality"].items():
         assert f'<th scope="row">{method}</th><td>{values["psnr"]:.2f}</td>' in html
     assert html.count("<svg ") == 4 and f">{result['diversity']['delta_e']:.2f}<small>" in html
+    for values in result["coverage_beside"].values():
+        assert f'<th scope="row">one step</th><td>{values["delta_e"]:.2f}</td>' in html
+    assert NOTES["Zero-DCE++"] in html
     for name, reason in result["missing"].items():
         assert f'<th scope="row">{name}</th>' in html and reason.split("'")[0] in html
 
 
 def test_the_report_shows_every_kind_of_picture(evaluated: tuple[Path, dict]) -> None:
     html = (evaluated[0] / "report.html").read_text()
-    for name in ("input", "target E", "oracle A", "global LUT", "CLAHE", "decoded", "seed 4", "contrast +1"):
+    for name in (
+        "input",
+        "target E",
+        "oracle A",
+        "global LUT",
+        "Zero-DCE++",
+        "one step",
+        "decoded",
+        "seed 4",
+        "contrast +1",
+    ):
         assert f'alt="test-0#0: {name}"' in html and f'alt="test-1#0: {name}"' in html
     for name in ("ink on paper: input", "light on dark: c = 0", "faint on colour: decoded"):
         assert f'alt="{name}"' in html
@@ -75,6 +91,15 @@ def test_one_grey_photo_has_a_report_too(tiny_pipeline, data: Path, tmp_path: Pa
     result = evaluate(tiny_pipeline(), [row], seed=0, folder=tmp_path)
     assert result["spread"]["colorfulness"] is None
     assert "Cross-talk" in write_evaluation_report(result, tmp_path).read_text()
+
+
+def test_a_model_beside_that_is_not_there_is_named(tiny_pipeline, data: Path, tmp_path: Path) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    with pytest.raises(OSError, match="nowhere"):
+        evaluate_to_folder(
+            str(tmp_path / "model"), str(data), tmp_path / "out", beside={"x": str(tmp_path / "nowhere")}
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_split_is_named_before_the_model_is_loaded(data: Path, tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 from scenes import scene
 
 from diffretouch.data.registration import register
-from diffretouch.data.synthetic import EXPERTS, degrade
+from diffretouch.data.synthetic import EXPERTS, degrade, to_linear
 
 PHOTO = scene(4, 300, 450)
-BEFORE = degrade(PHOTO, np.random.default_rng(1))
+BEFORE = degrade(to_linear(PHOTO), np.random.default_rng(1))
 
 
 def retouched(expert: int = 3) -> np.ndarray:
-    return EXPERTS[expert].retouch(PHOTO)
+    return EXPERTS[expert].retouch(to_linear(PHOTO))
 
 
 @pytest.mark.parametrize("expert", range(5))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import pickle
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +73,60 @@ BASELINES: dict[str, Baseline] = {
     "grey-world": grey_world,
     "CLAHE": clahe,
 }
+
+
+# What has to be known of a baseline to read its figures.
+NOTES = {
+    "Zero-DCE++": "Zero-DCE++ (the package neuro-low-light) was trained without experts and for photos in low light "
+    "only: it shows what a learned brightener does here, not what learning can do.",
+}
+
+
+def find_learned() -> tuple[dict[str, Baseline], dict[str, str]]:
+    """Learned baselines that are at hand; and why the others are not, {name: reason}."""
+    try:
+        return {"Zero-DCE++": find_zero_dce()}, {}
+    except ImportError as error:
+        return {}, {"Zero-DCE++": str(error)}
+    except (OSError, RuntimeError, AttributeError, KeyError, pickle.UnpicklingError) as error:
+        return {}, {"Zero-DCE++": f"the package neuro-low-light fails here ({' '.join(str(error).split())})"}
+
+
+def find_zero_dce() -> Baseline:
+    """The low-light enhancer of the package `neuro-low-light` (MIT) with its weights: curves predicted per pixel.
+
+    After Li et al., "Learning to Enhance Low-Light Image via Zero-Reference Deep Curve Estimation" (2021); trained on
+    the LOL data set. Runs on the CPU at the picture's size.
+
+    Raises:
+        ImportError: if it is not installed.
+        OSError, RuntimeError, AttributeError, KeyError, pickle.UnpicklingError: if it is not as version 0.1.0 is.
+    """
+    # Its network needs torch alone. The package itself imports torchvision and OpenCV, so it is found, not imported.
+    found = importlib.util.find_spec("neuro_low_light")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("neuro-low-light is not installed (pip install --no-deps neuro-low-light==0.1.0)")
+    folder = Path(found.submodule_search_locations[0])
+    network = _load_module(folder / "model.py").ZeroDCEPP().eval()
+    saved = torch.load(folder / "weights" / "best_model.pth", map_location="cpu", weights_only=True)
+    network.load_state_dict(saved["model_state_dict"])
+
+    @torch.no_grad()
+    def enhance(picture: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        enhanced, _ = network(batch)
+        return enhanced[0].permute(1, 2, 0).clamp(0, 1).numpy()
+
+    return enhance
+
+
+def _load_module(path: Path) -> Any:
+    """A Python file as a module of its own, without the package that it lies in."""
+    spec = importlib.util.spec_from_file_location(f"_diffretouch_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # it is a .py file
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def global_lut(rows: Iterable[Mapping[str, Any]], num_rows: int) -> Baseline:

@@ -210,6 +210,14 @@ def _add_evaluate(commands: Any) -> None:
         metavar="DIR",
         help="for the figures and report.html; resumes there",
     )
+    evaluate.add_argument(
+        "--beside",
+        action="append",
+        type=_named_model,
+        default=[],
+        metavar="NAME=MODEL",
+        help="another model to measure at c = 0 in the same tables; repeatable",
+    )
     evaluate.add_argument("--split", default="test", help="(default: %(default)s)")
     evaluate.add_argument("--num_photos", type=_count("num_photos", 1, 10**9), metavar="N", help="(default: all)")
     evaluate.add_argument("--steps", type=_count("steps", 1, 1000), help="sampling steps (default: the model's own)")
@@ -461,7 +469,17 @@ def _run_push(options: argparse.Namespace) -> int:
     return _one_line(send)
 
 
+def _named_model(text: str) -> tuple[str, str]:
+    name, _, model = text.partition("=")
+    if not name or not model:
+        raise argparse.ArgumentTypeError(f"`beside` has to be NAME=MODEL, got {text}")
+    return name, model
+
+
 def _run_evaluate(options: argparse.Namespace) -> int:
+    names = [name for name, _ in options.beside]
+    if len(set(names)) < len(names):
+        raise UsageError(f"`beside` has to give every model a name of its own, got {', '.join(names)}")
     try:
         from .evaluation import format_table
         from .evaluation_report import evaluate_to_folder
@@ -484,6 +502,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
                 seed=options.seed,
                 num_inference_steps=options.steps,
                 num_photos=options.num_photos,
+                beside=dict(options.beside),
                 device=options.device,
                 progress=show,
             )

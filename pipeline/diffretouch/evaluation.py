@@ -10,7 +10,7 @@ these records, so further summaries need no second run. Three settings are told 
 - `c = 0`: one retouch with every slider at 0, compared with every expert of the photo;
 - `oracle c`: one retouch per expert, conditioned on what that expert's own picture measured. It is told the answer's
   attributes, so it must never be reported as `c = 0`;
-- baselines, which know neither.
+- baselines and models beside it (at c = 0, with the same seeds), which know neither.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import spearmanr
 
 from .attributes import ATTRIBUTES, attribute_scores, attribute_view
-from .baselines import BASELINES, Baseline
+from .baselines import BASELINES, NOTES, Baseline, find_learned
 from .files import write_atomically
 from .metrics import METRICS, SSIM_WINDOW, Compare, Judge, delta_e_2000, find_optional, texture_agreement
 from .modeling_affine_grid import AffineGrid
@@ -62,7 +62,7 @@ NUM_SHOWN = 12  # photos whose pictures are kept for the report, evenly spaced o
 SHOWN_SIDE = 384  # pixels of their long side
 TEXT = "text.jpg"  # the sheet of the text pictures
 
-_RECORD_VERSION = 1  # of what a photo's record holds and how it is measured; older records are measured again
+_RECORD_VERSION = 2  # of what a photo's record holds and how it is measured; older records are measured again
 
 
 # ---- rows of the data set -> photos --------------------------------------------------------------------------------
@@ -100,6 +100,13 @@ def _photo_rows(rows: Any) -> dict[str, list[int]]:
     return numbers
 
 
+def _decoded_rows(rows: Any, numbers: Sequence[int], photo_id: str) -> list[Mapping[str, Any]]:
+    try:
+        return [rows[number] for number in numbers]
+    except (OSError, SyntaxError) as error:  # a data set decodes its pictures here, Pillow raises either
+        raise ValueError(f"The pictures of photo {photo_id!r} have to be readable, got: {error}.") from error
+
+
 def _read_photo(photo_id: str, rows: Sequence[Mapping[str, Any]]) -> _Photo:
     picture = _pixels(rows[0]["input"], f"`input` of photo {photo_id!r}")
     height, width = picture.shape[:2]
@@ -111,6 +118,10 @@ def _read_photo(photo_id: str, rows: Sequence[Mapping[str, Any]]) -> _Photo:
     conditions: dict[str, list[float]] = {}
     for row in rows:
         expert = row["expert"]
+        if not isinstance(expert, str) or not expert:
+            raise ValueError(
+                f"`expert` of photo {photo_id!r} has to be a name, for a single expert any will do, got {expert!r}."
+            )
         where = f"of photo {photo_id!r}, expert {expert!r}"
         if expert in targets:
             raise ValueError(f"`rows` has to hold one row per photo and expert, got two {where}.")
@@ -143,10 +154,16 @@ _Retouch = Callable[[np.ndarray, list[list[float]], list[int]], Iterator[np.ndar
 
 @dataclass(frozen=True)
 class _Instruments:
-    """All that a photo is measured with; `decode` is the ablation: (picture, seed) -> the VAE's own picture."""
+    """All that a photo is measured with.
+
+    Args:
+        decode: the ablation: (picture, seed) -> the VAE's own picture.
+        beside: other models.
+    """
 
     retouch: _Retouch
     decode: Callable[[np.ndarray, int], np.ndarray] | None
+    beside: Mapping[str, _Retouch]
     baselines: Mapping[str, Baseline]
     compare: Mapping[str, Compare]
     judge: Mapping[str, Judge]
@@ -161,9 +178,13 @@ def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], 
     seeds = variant_seeds(tools.seed, photo.photo_id)
     neutral = [0.0] * len(ATTRIBUTES)
     variants = list(tools.retouch(photo.picture, [neutral] * NUM_VARIANTS, seeds))
+    beside = {
+        name: list(retouch(photo.picture, [neutral] * NUM_VARIANTS, seeds)) for name, retouch in tools.beside.items()
+    }
     oracle = tools.retouch(photo.picture, list(photo.conditions.values()), [seeds[0]] * len(photo.conditions))
     oracles = dict(zip(photo.targets, oracle, strict=True))
-    made = {name: baseline(photo.picture) for name, baseline in tools.baselines.items()} | {"c = 0": variants[0]}
+    made = {name: baseline(photo.picture) for name, baseline in tools.baselines.items()}
+    made |= {name: first for name, (first, *_) in beside.items()} | {"c = 0": variants[0]}
     quality = {
         method: {expert: _compare(tools, picture, target) for expert, target in photo.targets.items()}
         for method, picture in made.items()
@@ -174,7 +195,6 @@ def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], 
     natural = {
         method: {name: judge(picture) for name, judge in tools.judge.items()} for method, picture in made.items()
     }
-    pairs = [(a, b) for b in range(NUM_DIVERSITY_SEEDS) for a in range(b)]
     height, width = photo.picture.shape[:2]
     control, ends = _control_scores(tools.retouch, photo.picture, seeds[0], at_zero=variants[0])
     redrawn = {"c = 0": variants[0]}
@@ -186,10 +206,8 @@ def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], 
         "height": height,
         "quality": quality,
         "natural": natural,
-        "diversity": float(np.mean([delta_e_2000(variants[a], variants[b]) for a, b in pairs])),
-        "variants": {
-            expert: [delta_e_2000(variant, target) for variant in variants] for expert, target in photo.targets.items()
-        },
+        **_variety(variants, photo.targets),
+        "beside": {name: _variety(pictures, photo.targets) for name, pictures in beside.items()},
         "control": control,
         "texture": {name: texture_agreement(picture, photo.picture) for name, picture in redrawn.items()},
         "input_scores": _scores([photo.picture])[0],
@@ -205,6 +223,17 @@ def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], 
         **redrawn,
     }
     return record, pictures
+
+
+def _variety(variants: list[np.ndarray], targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """How far a model's variants of a photo are from each other, and each of them from every expert."""
+    pairs = [(a, b) for b in range(NUM_DIVERSITY_SEEDS) for a in range(b)]
+    return {
+        "diversity": float(np.mean([delta_e_2000(variants[a], variants[b]) for a, b in pairs])),
+        "variants": {
+            expert: [delta_e_2000(variant, target) for variant in variants] for expert, target in targets.items()
+        },
+    }
 
 
 def _compare(tools: _Instruments, picture: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -368,6 +397,7 @@ def evaluate(
     batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
     baselines: Mapping[str, Baseline] | None = None,
+    beside: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a pipeline and the baselines on the rows of one split.
@@ -384,7 +414,9 @@ def evaluate(
         num_photos: at most so many photos, evenly spaced over the split; None for all.
         batch_size: retouches per pipeline call.
         progress: called as `progress(done, total)` after every photo.
-        baselines: retouches to measure beside `BASELINES`, by their names.
+        baselines: retouches to measure beside `BASELINES` and `find_learned`, by their names.
+        beside: other pipelines to measure at c = 0 with the same seeds, by their names, each on its device and with
+            its checkpoint's default number of steps. A name may be none that this module gives to anything else.
         folder: where records and pictures are kept; an evaluation that was interrupted goes on from them. A record is
             used again where model, settings and photo are the same, whatever else changed. None keeps nothing.
 
@@ -406,11 +438,12 @@ def evaluate(
         - `coverage`: `delta_e` of the nearest of `variants` variants at c = 0, `ratio` to no change, `ratio_interval`;
           the mean of every expert under `experts`; `worse`: share of the variants that are more than `WORSE` farther
           from their nearest expert than the input is
+        - `coverage_beside[name]`: the same for every model of `beside`, with its own `diversity`
         - `texture`: `texture_agreement` with the input at `c = 0` and, with a VAE, `decoded` (z_0 decoded instead of a
           grid applied): mean and `least` over the photos, and for each of `text_pictures`
         - `natural[method]`: mean of each metric without a reference that is at hand
         - `speed`: `grid_seconds`, `apply_seconds_per_megapixel` on this machine
-        - `missing`: {metric: why it was not measured}
+        - `missing`: {metric or baseline: why it was not measured}
         - `pictures`: files in `folder`/pictures with what the report shows, a photo each
         - `photos`: the records behind all this
 
@@ -425,19 +458,23 @@ def evaluate(
     numbers = _photo_rows(rows)
     chosen = evenly_spaced(list(numbers), num_photos)
     compare, judge, missing = find_optional()
+    learned, missing_baselines = find_learned()
+    beside = dict(beside or {})
     tools = _Instruments(
         retouch=_make_retouch(pipe, num_inference_steps, batch_size),
         decode=_make_decode(pipe, num_inference_steps),
-        baselines={**BASELINES, **(baselines or {})},
+        beside={name: _make_retouch(other, None, batch_size) for name, other in beside.items()},
+        baselines={**BASELINES, **learned, **(baselines or {})},
         compare={**METRICS, **compare},
         judge=judge,
         seed=seed,
     )
-    kept = None if folder is None else _Kept(folder, _fingerprint(pipe, tools, num_inference_steps))
+    _check_names(beside, tools.baselines)
+    kept = None if folder is None else _Kept(folder, _fingerprint(pipe, beside, tools, num_inference_steps))
     shown = set(evenly_spaced(chosen, NUM_SHOWN))
     records, sheets = [], []
     for photo_id in chosen:
-        photo = _read_photo(photo_id, [rows[number] for number in numbers[photo_id]])
+        photo = _read_photo(photo_id, _decoded_rows(rows, numbers[photo_id], photo_id))
         record = kept.find(photo, photo_id in shown) if kept is not None else None
         if record is None:
             record, pictures = _measure_photo(tools, photo)
@@ -455,6 +492,7 @@ def evaluate(
         "num_photos": len(chosen),
         "num_photos_in_split": len(numbers),
         "experts": sorted({expert for record in records for expert in record["expert_scores"]}),
+        "beside": list(beside),
         "positions": list(POSITIONS),
         "monotone_tolerance": MONOTONE_TOLERANCE,
         "dead_slider": DEAD_SLIDER,
@@ -463,7 +501,7 @@ def evaluate(
         "settings": settings,
         **_summarise(records, seed),
         "speed": _measure_speed(pipe, photo, num_inference_steps),
-        "missing": missing,
+        "missing": missing | missing_baselines,
         "pictures": sheets,
         "photos": records,
     }
@@ -517,17 +555,27 @@ class _Kept:
         return digest.hexdigest()
 
 
-def _fingerprint(pipe: Any, tools: _Instruments, num_inference_steps: int | None) -> str:
-    """Changes with the model's weights and configuration, the settings, and what is measured."""
+def _fingerprint(pipe: Any, beside: Mapping[str, Any], tools: _Instruments, num_inference_steps: int | None) -> str:
+    """Changes with the models' weights and configurations, the settings, and what is measured."""
     settings = {"version": _RECORD_VERSION, "seed": tools.seed, "steps": num_inference_steps}
-    names = [*tools.baselines, *tools.compare, *tools.judge, type(pipe.scheduler).__name__]
+    digest = hashlib.sha256(f"{settings} {[*tools.compare, *tools.judge]}".encode())
+    # A baseline may be fitted to data, so that its name does not tell it from another one.
+    probe = np.random.default_rng(0).random((32, 32, 3), np.float32)
+    for name, baseline in tools.baselines.items():
+        digest.update(name.encode() + np.round(baseline(probe) * 255).astype(np.uint8).tobytes())
+    for name, model in {"": pipe, **beside}.items():
+        digest.update(name.encode())
+        _add_model(digest, model)
+    return digest.hexdigest()
+
+
+def _add_model(digest: Any, pipe: Any) -> None:
     # Names that begin with _ say where a model lies and who saved it.
     configs = [{k: v for k, v in part.config.items() if k[0] != "_"} for part in (pipe, pipe.scheduler)]
-    digest = hashlib.sha256(f"{settings} {names} {configs}".encode())
-    for model in (pipe.unet, pipe.grid_head):
-        for value in model.state_dict().values():
+    digest.update(f"{type(pipe.scheduler).__name__} {configs}".encode())
+    for model in (pipe.unet, pipe.grid_head, pipe.vae):
+        for value in model.state_dict().values() if model is not None else ():
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _small(picture: np.ndarray) -> np.ndarray:
@@ -539,6 +587,17 @@ def _small(picture: np.ndarray) -> np.ndarray:
 def _check_count(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"`{name}` has to be an integer of at least {least}, got {value!r}.")
+
+
+def _check_names(beside: Iterable[str], baselines: Iterable[str]) -> None:
+    """Names become rows of tables and captions of pictures, where each has to be told from all others."""
+    taken = {*baselines, "c = 0", "oracle c", "decoded", "input"}
+    starts = tuple(f"{word} " for word in ("target", "oracle", "seed", *ATTRIBUTES))
+    for name in beside:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable() or "|" in name:
+            raise ValueError(f"Every name in `beside` has to be printable text without |, got {name!r}.")
+        if name in taken or name.startswith(starts):
+            raise ValueError(f"Every name in `beside` has to be one that nothing else has, got {name!r}.")
 
 
 def evenly_spaced(items: list[Any], count: int | None) -> list[Any]:
@@ -578,6 +637,10 @@ def _summarise(records: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         "crosstalk_absolute": _matrix(np.abs(changes).mean(0)),
         "diversity": _diversity(records, samples),
         "coverage": _coverage(records, samples),
+        "coverage_beside": {
+            name: _coverage(others, samples) | {"diversity": _diversity(others, samples)}
+            for name, others in _records_beside(records).items()
+        },
         "texture": _texture(records),
         "natural": _natural(records),
     }
@@ -733,6 +796,11 @@ def _coverage(records: list[dict[str, Any]], samples: np.ndarray) -> dict[str, A
     }
 
 
+def _records_beside(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """{model beside: the records, with its variants instead of the model's}."""
+    return {name: [record | record["beside"][name] for record in records] for name in records[0]["beside"]}
+
+
 def _worse(record: dict[str, Any]) -> float:
     """Share of a photo's variants that are farther from the expert nearest to them than the input is."""
     names = list(record["variants"])
@@ -754,7 +822,8 @@ Table = tuple[list[str], list[list[str]]]
 
 def format_table(result: dict[str, Any]) -> str:
     """The summaries of `evaluate` as Markdown tables, for the terminal and the model card."""
-    parts = [describe(result), *(_markdown(*table) for table in tables(result).values()), _variety_text(result)]
+    parts = [describe(result), *(_markdown(*table) for table in tables(result).values())]
+    parts += notes(result)
     if "texture" in result:  # results of before it was measured
         parts.append(_cost_text(result))
     return "\n\n".join(parts)
@@ -764,9 +833,10 @@ def describe(result: dict[str, Any]) -> str:
     """What was evaluated, in one line."""
     settings = result["settings"]
     steps = settings["num_inference_steps"] or "default"
+    beside = f"; beside it: {', '.join(settings['beside'])}" if settings.get("beside") else ""
     return (
         f"{settings['num_photos']} of {settings['num_photos_in_split']} photos, experts "
-        f"{', '.join(settings['experts'])}, seed {settings['seed']}, steps: {steps}. "
+        f"{', '.join(settings['experts'])}, seed {settings['seed']}, steps: {steps}{beside}. "
         "Brackets: 95% bootstrap interval over photos."
     )
 
@@ -776,10 +846,16 @@ def tables(result: dict[str, Any]) -> dict[str, Table]:
     found = {
         "quality": _quality_table(result),
         "experts": _expert_table(result),
+        "coverage": _coverage_table(result),
         "control": _control_table(result),
         "crosstalk": _crosstalk_table(result),
     }
     return found | ({"texture": _texture_table(result)} if "texture" in result else {})
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What has to be known of single rows of the tables."""
+    return [NOTES[method] for method in result["quality"] if method in NOTES]
 
 
 def _markdown(header: list[str], lines: list[list[str]]) -> str:
@@ -829,6 +905,26 @@ def _expert_cell(values: dict[str, float]) -> str:
     return " / ".join(_figure(name, value) for name, value in values.items())
 
 
+def _coverage_table(result: dict[str, Any]) -> Table:
+    experts = result["settings"]["experts"]
+    ours = result["coverage"] | {"diversity": result["diversity"]}
+    lines = [
+        [
+            method,
+            f"{values['delta_e']:.2f}",
+            _percent(values["ratio"], values["ratio_interval"]),
+            *(f"{values['experts'][expert]:.2f}" for expert in experts),
+            f"{values['worse']:.1%}" if "worse" in values else "-",  # results of before it was measured
+            f"{values['diversity']['delta_e']:.2f}",
+            f"{values['diversity']['least']:.2f} to {values['diversity']['most']:.2f}",
+        ]
+        for method, values in {**result.get("coverage_beside", {}), "c = 0": ours}.items()
+    ]
+    first = f"Delta E 2000 of the nearest of {ours['variants']} seeds to each expert"
+    harm, apart = f"over {WORSE:.0%} farther than the input", f"between {result['diversity']['seeds']} seeds"
+    return [first, "mean", "of no change", *experts, harm, apart, "least to most of a photo"], lines
+
+
 def _control_table(result: dict[str, Any]) -> Table:
     lines = [
         [
@@ -865,22 +961,6 @@ def _texture_table(result: dict[str, Any]) -> Table:
 
 def _change_cell(change: float | None, size: float | None) -> str:
     return "-" if change is None else f"{change:+.2f} ({size:.2f})"
-
-
-def _variety_text(result: dict[str, Any]) -> str:
-    diversity, coverage = result["diversity"], result["coverage"]
-    by_expert = ", ".join(f"{expert} {value:.2f}" for expert, value in coverage["experts"].items())
-    worse = (
-        f" {coverage['worse']:.1%} of the variants are more than {WORSE:.0%} farther from it than the input."
-        if "worse" in coverage
-        else ""
-    )
-    return (
-        f"Mean pairwise Delta E 2000 of {diversity['seeds']} seeds at c = 0: {diversity['delta_e']:.2f} "
-        f"(photos: {diversity['least']:.2f} to {diversity['most']:.2f}).\n\n"
-        f"Nearest of {coverage['variants']} variants to each expert, Delta E 2000: {coverage['delta_e']:.2f}, "
-        f"{_percent(coverage['ratio'], coverage['ratio_interval'])} of no change ({by_expert}).{worse}"
-    )
 
 
 def _cost_text(result: dict[str, Any]) -> str:

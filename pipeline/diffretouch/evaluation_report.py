@@ -17,7 +17,7 @@ from . import BUNDLED_MODEL, report
 from .attributes import ATTRIBUTES
 from .baselines import Baseline, global_lut
 from .data.dataset import read_split
-from .evaluation import TEXT, describe, evaluate, evenly_spaced, format_table, save_json, tables
+from .evaluation import TEXT, describe, evaluate, evenly_spaced, format_table, notes, save_json, tables
 from .files import write_atomically
 from .pipeline_diffretouch import DiffRetouchPipeline
 
@@ -36,6 +36,7 @@ def evaluate_to_folder(
     num_inference_steps: int | None = None,
     num_photos: int | None = None,
     batch_size: int = 16,
+    beside: Mapping[str, str] | None = None,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -48,19 +49,19 @@ def evaluate_to_folder(
         dataset: folder or Hub id of a data set in the schema; the training split, where there is one, is what the
             global LUT among the baselines is fitted to.
         folder: made if missing.
-        device: where the model runs.
+        beside: other models that are measured at c = 0, by the names to show them under; each as `model` is given.
+        device: where the models run.
 
     Raises:
         FileNotFoundError: if there is no such data set or split.
         TypeError, ValueError: as `evaluate` does.
-        OSError: if the model cannot be loaded or the folder not be written.
+        OSError: if a model cannot be loaded or the folder not be written.
     """
+    beside = dict(beside or {})
     rows = _decoded(read_split(dataset, split))
     baselines = _fitted_baselines(dataset)
-    pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL if model == "bundled" else model).to(device)
-    pipe.set_progress_bar_config(disable=True)
     result = evaluate(
-        pipe,
+        _load(model, device),
         rows,
         seed=seed,
         num_inference_steps=num_inference_steps,
@@ -68,13 +69,21 @@ def evaluate_to_folder(
         batch_size=batch_size,
         progress=progress,
         baselines=baselines,
+        beside={name: _load(other, device) for name, other in beside.items()},
         folder=folder,
     )
     result["settings"] |= {"model": model, "dataset": Path(dataset).name, "split": split}
+    result["settings"] |= {"models_beside": list(beside.values())} if beside else {}
     save_json(result, folder / "quality.json")
     write_atomically(folder / "quality.md", (format_table(result) + "\n").encode())
     write_evaluation_report(result, folder)
     return result
+
+
+def _load(model: str, device: str) -> DiffRetouchPipeline:
+    pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL if model == "bundled" else model).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def _decoded(rows: Any) -> Any:
@@ -155,13 +164,13 @@ def _key_figures(result: Mapping[str, Any]) -> str:
 
 
 def _quality(result: dict[str, Any]) -> str:
-    header, rows = tables(result)["quality"]
-    ours = [number for number, (method, *_) in enumerate(rows) if method in ("c = 0", "oracle c")]
+    found = tables(result)
     return report.section(
         "Quality",
-        report.table("Means over experts, then over photos. Bold: the model.", header, rows, strong=ours),
-        report.table("Expert by expert.", *tables(result)["experts"], strong=ours),
-        report.paragraph(_coverage(result)),
+        _stressed("Means over experts, then over photos. Bold: the model.", *found["quality"]),
+        _stressed("Expert by expert.", *found["experts"]),
+        _stressed("Variety at c = 0: what other seeds reach, and how far they are apart.", *found["coverage"]),
+        *(report.paragraph(note) for note in notes(result)),
         note=(
             "c = 0: one retouch with all sliders at 0, held against every expert. Oracle c: the sliders are told what "
             "the expert's own picture measures; it bounds what sliders can do and is not comparable with the rest."
@@ -169,10 +178,9 @@ def _quality(result: dict[str, Any]) -> str:
     )
 
 
-def _coverage(result: Mapping[str, Any]) -> str:
-    coverage = result["coverage"]
-    experts = ", ".join(f"{expert} {value:.2f}" for expert, value in coverage["experts"].items())
-    return f"Delta E 2000 of the nearest of {coverage['variants']} seeds to each expert: {experts}."
+def _stressed(caption: str, header: list[str], rows: list[list[str]]) -> str:
+    ours = [number for number, (method, *_) in enumerate(rows) if method in ("c = 0", "oracle c")]
+    return report.table(caption, header, rows, strong=ours)
 
 
 def _control(result: dict[str, Any]) -> str:
@@ -219,16 +227,15 @@ def _comparison(sheet: report.Sheet) -> str:
         hidden = ("no change", "target ", "oracle ", "seed ", *ATTRIBUTES)
         others = [name for name in pictures if not name.startswith(hidden)]
         parts += [report.heading(photo), report.tiles(report.photo_figure(photo, pictures, name) for name in others)]
-    return report.section(
-        "Beside the baselines", *parts, note="Decoded: painted by the VAE instead of applied as a grid."
-    )
+    note = "Baselines and models beside, at c = 0. Decoded: painted by the VAE instead of applied as a grid."
+    return report.section("Side by side", *parts, note=note)
 
 
 def _not_measured(result: Mapping[str, Any]) -> str:
     if not result["missing"]:
         return ""
     rows = [[name, reason] for name, reason in result["missing"].items()]
-    return report.section("Not measured", report.table("Metrics whose parts are not here.", ["metric", "why"], rows))
+    return report.section("Not measured", report.table("Parts of these are not here.", ["what", "why"], rows))
 
 
 def _settings(settings: Mapping[str, Any]) -> list[list[str]]:

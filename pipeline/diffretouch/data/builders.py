@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
@@ -27,7 +28,7 @@ from .build import (
     Report,
     Rows,
     check_new,
-    open_resized,
+    open_light,
     pair_rows,
     resize_rule,
     schema_row,
@@ -36,7 +37,7 @@ from .build import (
 )
 from .dataset import CONDITIONS, encode, photo_id_of, read_photo_table, scores_of
 from .matching import PHOTO_SUFFIXES, match_names
-from .synthetic import EXPERTS, degrade
+from .synthetic import EXPERTS, degrade, draw_page, to_linear
 
 # PPR10K's own code: groups below 1356 are for training (8,875 photos), the other 325 groups for testing (2,286).
 # https://github.com/csjliang/PPR10K, utils/split_train_val.py
@@ -50,18 +51,18 @@ _FIVEK_INPUTS = re.compile(r"inputs?|sources?|raw|raw_photos|dng|originals?", re
 
 
 def synthetic_rows(
-    photo: np.ndarray, photo_id: str, num_inputs: int, seed: int, rule: str = "quantile"
+    light: np.ndarray, photo_id: str, num_inputs: int, seed: int, rule: str = "quantile"
 ) -> list[dict[str, Any]]:
-    """Rows of one good photo (H, W, 3) uint8: `num_inputs` degraded inputs x the five experts.
+    """Rows of one good photo (`open_light`): `num_inputs` degraded inputs x the five experts.
 
     The randomness of the inputs depends on `seed` and `photo_id` alone, not on the order of photos.
     """
     digest = hashlib.sha256(f"{seed}/{photo_id}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-    targets = [expert.retouch(photo) for expert in EXPERTS]
+    targets = [expert.retouch(light) for expert in EXPERTS]
     scores = scores_of(targets)
     conditions = CONDITIONS[rule](scores)
-    inputs = [encode(degrade(photo, rng)) for _ in range(num_inputs)]
+    inputs = [encode(degrade(light, rng)) for _ in range(num_inputs)]
     encoded = [encode(target) for target in targets]
     return [
         schema_row(f"{photo_id}#{index}", expert.name, source, target, score, condition)
@@ -72,7 +73,14 @@ def synthetic_rows(
 
 def _synthetic_work(job: Job, num_inputs: int, long_side: int, seed: int, rule: str) -> Rows:
     inputs = num_inputs if job.split == "train" else 1
-    return Rows(synthetic_rows(open_resized(job.inputs[0], long_side), job.photo_id, inputs, seed, rule))
+    light = open_light(job.inputs[0], long_side) if job.inputs else _page_light(job.photo_id, long_side, seed)
+    return Rows(synthetic_rows(light, job.photo_id, inputs, seed, rule))
+
+
+def _page_light(name: str, long_side: int, seed: int) -> np.ndarray:
+    """The drawn page of this name, linear light (H, W, 3)."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return to_linear(draw_page(rng, long_side, max(1, round(0.75 * long_side))))
 
 
 def build_synthetic(
@@ -81,6 +89,7 @@ def build_synthetic(
     *,
     table: str | Path | None = None,
     num_inputs: int = 6,
+    num_pages: int = 0,
     long_side: int = 320,
     seed: int = 0,
     conditions: str = "quantile",
@@ -95,11 +104,12 @@ def build_synthetic(
     `build` describes, whole or not at all.
 
     Args:
-        photos: folder of photos, searched with all its subfolders.
+        photos: folder of photos, searched with all its subfolders. A TIFF of floating-point samples is linear light.
         out: folder to write; new or empty.
         table: names the photos and their splits (`read_photo_table`) and goes into the card; None for all photos of
             the folder, split at random.
         num_inputs: degraded versions of each training photo.
+        num_pages: drawn pages of text (`draw_page`) to train on beside the photos.
         long_side: pixels of the stored pictures' long side.
         seed: of the degradations and of the split.
         conditions: rule that makes c from the scores, one of `CONDITIONS`.
@@ -113,7 +123,7 @@ def build_synthetic(
         PhotoError: if a photo cannot be read ("stop").
         ValueError: on a bad table or argument, or where there is nothing to train on.
     """
-    _check(long_side, conditions, validation, test, bad_photos, Path(out), num_inputs=num_inputs)
+    _check(long_side, conditions, validation, test, bad_photos, Path(out), num_inputs, num_pages)
     folder = Path(photos)
     if table is None:
         files = list_photos("photos", folder)
@@ -126,14 +136,16 @@ def build_synthetic(
         if missing:
             raise FileNotFoundError(f"`photos` lacks {len(missing)} of {len(entries)} photos, first {missing[0]}.")
         jobs = [Job(photo_id_of(entry["file"]), entry["split"], (folder / entry["file"],)) for entry in entries]
+    jobs += [Job(f"page-{number:03d}", "train", ()) for number in range(num_pages)]
     work = partial(_synthetic_work, num_inputs=num_inputs, long_side=long_side, seed=seed, rule=conditions)
     record = {
         "kind": "synthetic",
         "num_inputs": num_inputs,
+        "num_pages": num_pages,
         "long_side": long_side,
         "seed": seed,
         "conditions": conditions,
-        "resize": resize_rule(long_side),
+        "resize": f"{resize_rule(long_side)}; photos in linear light bilinear",
     }
     where = None if table is None else Path(table)
     return write_data_set(Path(out), jobs, work, record, bad_photos=bad_photos, table=where, processes=processes)
@@ -384,11 +396,22 @@ def _pair_record(kind: str, long_side: int, seed: int, conditions: str) -> dict[
 
 
 def _check(
-    long_side: int, conditions: str, validation: float, test: float, bad_photos: str, out: Path, num_inputs: int = 1
+    long_side: int,
+    conditions: str,
+    validation: float,
+    test: float,
+    bad_photos: str,
+    out: Path,
+    num_inputs: int = 1,
+    num_pages: int = 0,
 ) -> None:
-    for name, value in (("num_inputs", num_inputs), ("long_side", long_side)):
-        if value < 1:
-            raise ValueError(f"`{name}` has to be at least 1, got {value}.")
+    for name, value, least in (
+        ("num_inputs", num_inputs, 1),
+        ("num_pages", num_pages, 0),
+        ("long_side", long_side, 1),
+    ):
+        if value < least:
+            raise ValueError(f"`{name}` has to be at least {least}, got {value}.")
     if conditions not in CONDITIONS:
         raise ValueError(f"`conditions` has to be one of {tuple(CONDITIONS)}, got {conditions!r}.")
     if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):

@@ -159,14 +159,17 @@ def _introduction(kind: str, build: Mapping[str, Any]) -> str:
         return (
             f"{_PUBLISHED[kind][1]}\n\n`condition`: {build['conditions']}. Seed of the split {build['seed']}. {rule}"
         )
+    pages = f"{build['num_pages']} drawn pages of made-up text are trained on too. " if build.get("num_pages") else ""
     return (
         "Pairs of a plausible low-quality photo and what five *synthetic* experts make of it: documented styles that "
         "adapt to the photo, applied by a program, not by people. Made to train "
         "[DiffRetouch](https://arxiv.org/abs/2407.03757) models where no expert data may be had; say so when you "
         "report numbers on it.\n\n"
-        "A good photo is degraded (exposure, uneven light, colour cast, flatness, dull colour; 8 bit) into `input`; "
-        f"each expert retouches the good photo into `target`. {build['num_inputs']} inputs per training photo, one "
-        f"per validation and test photo; seed {build['seed']}. {rule}"
+        "A good photo's linear light is degraded into `input` as a camera would (exposure, uneven and mixed light, "
+        "haze, noise, clipping, wrong white balance, tone curve, dull colour; 8 bit); each expert retouches the same "
+        "light into `target`, with highlights rolled off, skin and skies spared and pages of text left nearly alone. "
+        f"{build['num_inputs']} inputs per training photo, one per validation and test photo; seed {build['seed']}. "
+        f"{pages}{rule}"
     )
 
 

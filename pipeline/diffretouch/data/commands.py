@@ -52,6 +52,7 @@ def add_dataset(commands: Any) -> None:
     synthetic.add_argument("photos", type=Path, metavar="DIR", help="good photos")
     synthetic.add_argument("--table", type=Path, metavar="FILE", help="names the photos and their splits")
     _add_option(synthetic, "num-inputs", type=int, default=6, metavar="N", help="inputs per photo (default: 6)")
+    _add_option(synthetic, "num-pages", type=int, default=0, metavar="N", help="drawn pages of text (default: 0)")
     _add_conditions(synthetic)
     _add_common(synthetic, long_side=320, test=0.1, validation=0.1)
 
