@@ -208,6 +208,21 @@ def test_default_steps_come_from_the_checkpoint(tiny_pipeline):
     assert pipe.num_timesteps == 1
 
 
+def test_noise_offset_shares_noise_over_the_picture_and_seeds_still_repeat(tiny_pipeline):
+    plain, offset = tiny_pipeline(), tiny_pipeline(noise_offset=0.5)
+    alike = [seeded(3), seeded(4)]
+    latents = [
+        p.prepare_latents(2, torch.float32, torch.device("cpu"), [seeded(3), seeded(4)]) for p in (plain, offset)
+    ]
+    common = latents[1] - latents[0]
+    assert torch.allclose(common, common.mean((2, 3), keepdim=True).expand_as(common), atol=1e-6)
+    assert common.mean((2, 3)).abs().min() > 1e-4 and not torch.allclose(common[0], common[1])
+    (one,) = offset.prepare_latents(1, torch.float32, torch.device("cpu"), alike[1])
+    assert torch.equal(one, latents[1][1])
+    given = torch.zeros(1, *latents[0].shape[1:])
+    assert torch.equal(offset.prepare_latents(1, torch.float32, torch.device("cpu"), None, given), given)
+
+
 @pytest.mark.parametrize(("fast_timesteps", "visited"), [("999", [999]), ("999,500", [999, 500]), (None, [999, 200])])
 def test_fast_sampling_visits_what_the_checkpoint_says_or_a_fifth(tiny_pipeline, tmp_path, fast_timesteps, visited):
     tiny_pipeline(fast_timesteps=fast_timesteps, default_num_inference_steps=8).save_pretrained(tmp_path)
@@ -724,6 +739,8 @@ def test_schedulers_of_another_kind_are_refused(tiny_pipeline, scheduler, detail
         ("attributes", ["brightness"], ValueError, r"got \['brightness'\]"),
         ("fast_timesteps", "999;500", ValueError, "got '999;500'"),
         ("fast_timesteps", 999, ValueError, "got 999"),
+        ("noise_offset", -0.1, ValueError, "got -0.1"),
+        ("noise_offset", "much", TypeError, "got str"),
     ],
 )
 def test_parts_that_make_no_pipeline_are_refused(tiny_pipeline, name, value, kind, detail):
@@ -866,6 +883,7 @@ def test_round_trip_gives_the_same_picture_and_the_same_classes(pipe, folder):
         "conditioning_resize",
         "attributes",
         "fast_timesteps",
+        "noise_offset",
     )
     assert all(loaded.config[name] == pipe.config[name] for name in defaults)
     images = [p(PHOTO, generator=seeded(0), output_type="np").images for p in (pipe, loaded)]

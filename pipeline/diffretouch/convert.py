@@ -58,6 +58,7 @@ _PIPELINE_DEFAULTS = (
     "attributes",
     "provenance",
     "fast_timesteps",
+    "noise_offset",
 )
 # What a model card says of weights in a file that this library did not write.
 _PUBLISHED = {

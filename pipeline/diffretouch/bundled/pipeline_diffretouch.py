@@ -100,6 +100,9 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         conditioning_resize: how that view becomes latent-sized, "nearest" or "area".
         attributes: order of the sliders in the context token, a list or names joined by commas; None = `ATTRIBUTES`.
         fast_timesteps: the timesteps of `fast_sampling`, descending, joined by commas; None = a fifth of the steps.
+        noise_offset: how much of the initial noise is common to the whole picture, on top of the independent part, per
+            latent channel. What a style does to a whole picture averages out in independent noise, so that few steps
+            sample neighbours; this spreads seeds over more of the experts. 0 = as the method samples.
         provenance: what the weights were made from, for the model card and its licence: any of `source`, `base_model`,
             `license`, `license_name`, `license_link`, `notice`. None = trained from scratch with this project.
 
@@ -131,12 +134,14 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         attributes: list | str | None = None,
         provenance: dict | None = None,
         fast_timesteps: str | None = None,
+        noise_offset: float = 0.0,
     ):
         super().__init__()
         attributes = attributes.split(",") if isinstance(attributes, str) else list(attributes or ATTRIBUTES)
         _check_components(unet, scheduler, grid_head)
         _check_count("min_timestep", min_timestep, 0, scheduler.config.num_train_timesteps - 1)
         _check_count("conditioning_size", conditioning_size, 1, None)
+        _check_number("noise_offset", noise_offset, 0, 10)
         if conditioning_resize not in CONDITIONING_RESIZES:
             raise ValueError(
                 f"`conditioning_resize` has to be one of {CONDITIONING_RESIZES}, got {conditioning_resize!r}."
@@ -159,6 +164,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
             attributes=attributes,
             provenance=provenance,
             fast_timesteps=fast_timesteps,
+            noise_offset=noise_offset,
         )
 
     @property
@@ -210,7 +216,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
                 default.
             timesteps: explicit descending timesteps instead, for schedulers that accept them.
             generator: source of all noise. A list holds one per output image, and makes a batch equal single calls.
-            latents: the initial noise (N, 4, h, w) instead of drawn one.
+            latents: the initial noise (N, 4, h, w) instead of drawn one; taken as it is, without `noise_offset`.
             output_type: "pil" | "np" | "pt" | "grid" | "latent", see `DiffRetouchPipelineOutput`.
             base: "photo" applies the grid to the photo (the method); "decoded" returns the VAE-decoded z_0 at the
                 photo's size instead (the paper's ablation without the grid; distorts texture, and shows rest noise
@@ -406,7 +412,11 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
     ) -> torch.Tensor:
         """Initial noise (N, 4, h, w) on the scheduler's scale."""
         if latents is None:
-            latents = randn_tensor(self._latent_shape(batch_size), generator=generator, device=device, dtype=dtype)
+            shape = self._latent_shape(batch_size)
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+            if self.config.noise_offset:
+                common = randn_tensor((*shape[:2], 1, 1), generator=generator, device=device, dtype=dtype)
+                latents = latents + self.config.noise_offset * common
         return latents.to(device, dtype) * self.scheduler.init_noise_sigma
 
     def _latent_shape(self, batch_size: int) -> tuple[int, int, int, int]:

@@ -82,7 +82,7 @@ def linear_contrastive_loss(
     condition: torch.Tensor,
     moved: torch.Tensor,
     reach: torch.Tensor,
-    leak: float = 0.25,
+    leak: float = 0.35,
     pull: float = 0.1,
     count: float | None = None,
 ) -> torch.Tensor:

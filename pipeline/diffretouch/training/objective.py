@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
 from ..attributes import attribute_scores
@@ -78,7 +78,7 @@ class Objective:
     def __init__(self, config: TrainingConfig, pipe: DiffRetouchPipeline, pairs: PairCache):
         self.config = config
         self.pairs = pairs
-        self.scheduler = pipe.scheduler
+        self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)  # whatever the pipeline samples with
         self.timestep_range = (pipe.config.min_timestep, pipe.scheduler.config.num_train_timesteps - 1)
         self._unet = pipe.unet
         # Pictures differ far more than retouches of one picture; only the retouches' spread is a slider's scale.
