@@ -140,7 +140,7 @@ def test_the_adapter_is_what_was_validated(finished: Path, base: Path, make, tmp
 
 def test_a_resumed_adapter_is_that_of_an_uninterrupted_run(finished: Path, make, base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("checkpoint-000006", "final", "best"))
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("checkpoint-000006", "final"))
     train(load_config(None, make(output_dir=folder)), resume="latest")
     for name in ("final", "best"):
         assert_same(fused(base, folder / name), fused(base, finished / name))

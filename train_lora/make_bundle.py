@@ -1,14 +1,19 @@
 """Turn a finished run and its evaluation into the bundled model, card included.
 
-python train_lora/train_full.py --recipe bundled dataset=data-synthetic
-python train_lora/train_full.py --recipe bundled_finish dataset=data-synthetic
-python train_lora/make_bundle.py runs/bundled-finish --noise_offset 0.2 --fast_timesteps 999
+cd train_lora
+python train_full.py --recipe bundled dataset=data-synthetic
+python train_full.py --recipe bundled_finish dataset=data-synthetic
+python calibrate_sliders.py runs/bundled-finish/final data-synthetic -o runs/bundled-calibrated
+python train_full.py --recipe bundled_finish dataset=data-synthetic pretrained_model=runs/bundled-calibrated \\
+    output_dir=runs/bundled-settle seed=2 learning_rate=2e-4 max_train_steps=1500
+python calibrate_sliders.py runs/bundled-settle/final data-synthetic -o runs/bundled-settled
+python make_bundle.py runs/bundled-settle --pipeline runs/bundled-settled --noise_offset 0.2 --fast_timesteps 999
 diffretouch evaluate data-synthetic -o evaluation
-python docs/make_pictures.py examples/photo.jpg --name rhino
-python train_lora/make_bundle.py runs/bundled-finish evaluation/quality.json --noise_offset 0.2 --fast_timesteps 999
+python ../docs/make_pictures.py ../examples/photo.jpg --name rhino
+python make_bundle.py runs/bundled-settle evaluation/quality.json (and the options of before)
 
-Twice, because what is measured and shown is the bundle. It samples with first-order DPM-Solver++, which is DDIM that
-takes any timesteps: all of a seed's noise is in the initial latents, so `noise_offset` reaches the picture.
+Bundled twice, because what is measured and shown is the bundle. It samples with first-order DPM-Solver++, which is DDIM
+that takes any timesteps: all of a seed's noise is in the initial latents, so `noise_offset` reaches the picture.
 """
 
 from __future__ import annotations
@@ -37,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of train_full.py")
     parser.add_argument("evaluation", type=Path, nargs="?", help="quality.json of `diffretouch evaluate`")
+    parser.add_argument("--pipeline", type=Path, help="calibrate_sliders.py's output (default: run/final)")
     parser.add_argument("--limits", type=Path, default=DOCS / "bundled-limits.txt", help="one observed limit per line")
     parser.add_argument(
         "--min_timestep", type=int, help="where sampling stops, chosen on the validation split (default: as trained)"
@@ -47,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(BUNDLED_MODEL)
     limits = [line for line in options.limits.read_text().splitlines() if line]
-    pipe = DiffRetouchPipeline.from_pretrained(options.run / "final")
+    pipe = DiffRetouchPipeline.from_pretrained(options.pipeline or options.run / "final")
     chosen = {
         "min_timestep": options.min_timestep,
         "default_num_inference_steps": options.steps,

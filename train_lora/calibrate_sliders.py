@@ -1,0 +1,121 @@
+"""Scale and untangle a trained model's sliders by what they do to validation photos.
+
+python train_lora/calibrate_sliders.py runs/bundled-finish/final data-synthetic -o runs/bundled-calibrated
+
+Training leaves a slider short of the experts' range where its attribute is hard to move, and lets it drag others along.
+The UNet sees c as one cross-attention token, so attention has nothing to choose from and all that c does enters as
+to_v(c), linear in c. A matrix in front of c therefore folds into to_v exactly: no new weights, no new step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffretouch import ATTRIBUTES, DiffRetouchPipeline, attribute_scores
+from diffretouch.attributes import attribute_view
+from diffretouch.data.dataset import decode, read_split
+from diffretouch.evaluation import predict_grids
+
+SIDE = 256  # pixels of the pictures' long side
+# Beyond the experts' own range, so that unseen photos reach it too.
+RANGE = 1.05
+
+
+def _scores(pictures: Iterable[np.ndarray]) -> np.ndarray:
+    views = [attribute_view(torch.from_numpy(picture).permute(2, 0, 1)[None]) for picture in pictures]
+    return attribute_scores(torch.cat(views)).numpy()
+
+
+def _photos(rows: Any, num_photos: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Evenly spaced photos, small, with the range (4,) of their experts' scores."""
+    numbers: dict[str, list[int]] = {}
+    for number, photo_id in enumerate(rows["photo_id"]):
+        numbers.setdefault(photo_id, []).append(number)
+    photo_ids = list(numbers)
+    for index in range(0, len(photo_ids), max(1, len(photo_ids) // num_photos)):
+        found = [rows[number] for number in numbers[photo_ids[index]]]
+        photo = decode(found[0]["input"])
+        scale = SIDE / max(photo.size)
+        size = (round(photo.width * scale), round(photo.height * scale))
+        small, *targets = [
+            np.asarray(picture.resize(size), np.float32) / 255
+            for picture in (photo, *(decode(row["target"]) for row in found))
+        ]
+        yield small, np.ptp(_scores(targets), axis=0)
+
+
+def measure_response(pipe: DiffRetouchPipeline, photos: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """What every slider's way from -1 to +1 does to every attribute: (4 sliders, 4 attributes), 1 = experts' range."""
+    ends = [[end if slider == moved else 0.0 for slider in range(4)] for moved in range(4) for end in (-1.0, 1.0)]
+    changes, spans = [], []
+    for photo, span in photos:
+        grids = predict_grids(pipe, np.round(photo * 255).astype(np.uint8), ends, [0] * 8, num_inference_steps=None)
+        scores = _scores(grid.apply(photo) for grid in grids).reshape(4, 2, 4)
+        changes.append(scores[:, 1] - scores[:, 0])
+        spans.append(span)
+    return np.mean(changes, axis=0) / np.mean(spans, axis=0)
+
+
+@torch.no_grad()
+def fold(pipe: DiffRetouchPipeline, matrix: np.ndarray) -> None:
+    """Let the model see c @ matrix where it is given c (B, 4); `matrix` (4, 4). In place.
+
+    Raises:
+        ValueError: if the UNet has no cross-attention to fold it into.
+    """
+    weights: Mapping[str, torch.nn.Parameter] = dict(pipe.unet.named_parameters())
+    values = [weight for name, weight in weights.items() if name.endswith("attn2.to_v.weight")]
+    if not values:
+        raise ValueError("`pipe.unet` has to have cross-attention, whose attn2.to_v reads c, got none.")
+    for weight in values:
+        weight.copy_(weight @ torch.from_numpy(matrix.T).to(weight))
+
+
+def calibrate(pipe: DiffRetouchPipeline, rows: Any, *, num_photos: int = 24, rounds: int = 3) -> np.ndarray:
+    """Make every slider cover the experts' range of its attribute, and only of its own; in place.
+
+    Args:
+        pipe: the model.
+        rows: a split of a data set in the project's schema, not the one that it is tested on.
+        num_photos: that are measured, evenly spaced over the split.
+        rounds: corrections, each measured anew, since pictures answer a slider only about linearly.
+
+    Returns:
+        The response (4, 4) that is left, as of `measure_response`.
+    """
+    photos = list(_photos(rows, num_photos))
+    for _ in range(rounds):
+        fold(pipe, RANGE * np.linalg.inv(measure_response(pipe, photos)))
+    return measure_response(pipe, photos)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="pipeline folder or Hub id")
+    parser.add_argument("dataset", help="folder or Hub id, in the project's schema; its validation split is used")
+    parser.add_argument("--num_photos", type=int, default=24, help="(default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the calibrated pipeline")
+    options = parser.parse_args(arguments)
+    try:
+        rows = read_split(options.dataset, "validation")
+        pipe = DiffRetouchPipeline.from_pretrained(options.model)
+        pipe.set_progress_bar_config(disable=True)
+        response = calibrate(pipe, rows, num_photos=options.num_photos)
+        pipe.save_pretrained(options.output)
+    except (OSError, TypeError, ValueError, np.linalg.LinAlgError) as error:
+        print(f"calibrate_sliders.py: {error}", file=sys.stderr)
+        return 2
+    print(f"Response of {', '.join(ATTRIBUTES)} (rows: sliders), 1 = the experts' range:\n{response.round(2)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
