@@ -2,12 +2,16 @@
 
 python docs/make_pictures.py examples/photo.jpg --name rhino
 python docs/make_pictures.py --gallery examples/*.jpg
+python docs/make_pictures.py --test_photos data-synthetic
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -15,7 +19,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 import numpy as np  # noqa: E402
 import PIL.Image  # noqa: E402
 
-from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline, open_photo  # noqa: E402
+from diffretouch import ATTRIBUTES, BUNDLED_MODEL, DiffRetouchPipeline, open_photo  # noqa: E402
+from diffretouch.data.dataset import decode, read_split  # noqa: E402
 from diffretouch.sheets import captioned, cell, retouch_with, seeds_row, sheet, sliders_sheet  # noqa: E402
 
 SEEDS = (0, 1, 2, 3)
@@ -32,11 +37,43 @@ def seeds_of(pipe: DiffRetouchPipeline, path: Path) -> list[np.ndarray]:
     return seeds_row(retouch_with(pipe, photo, shown), shown.pixels, path.stem, SEEDS)
 
 
+def test_photos(folder: Path, every: int = 3) -> Iterator[tuple[dict[str, str], PIL.Image.Image]]:
+    """Every third test photo of a data set that may be shown, as the model gets it, with its line of photos.tsv."""
+    lines = [line for line in (folder / "photos.tsv").read_text().splitlines() if not line.startswith("#")]
+    photos = {Path(line["file"]).with_suffix(""): line for line in csv.DictReader(lines, delimiter="\t")}
+    inputs: dict[str, int] = {}
+    rows = read_split(str(folder), "test")
+    for number, photo_id in enumerate(rows["photo_id"]):
+        inputs.setdefault(photo_id, number)
+    free = [name for name in inputs if photos[Path(name.split("#")[0])]["redistributable"] == "yes"]
+    for name in free[::every]:
+        yield photos[Path(name.split("#")[0])], decode(rows[inputs[name]]["input"])
+
+
+def save_test_photos(pipe: DiffRetouchPipeline, dataset: Path, output: Path) -> None:
+    """test-photos.jpg, two rows a photo: input and four seeds at c = 0; every slider at both ends. Credits beside it."""
+    rows, credits = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (line, picture) in enumerate(test_photos(dataset), 1):
+            path = Path(folder) / f"{number}.png"
+            picture.save(path)
+            photo = open_photo(path)
+            shown = cell(photo, 230)
+            retouch = retouch_with(pipe, photo, shown)
+            ends = [(name, end) for name in ATTRIBUTES for end in (-1.0, 1.0)]
+            rows.append(seeds_row(retouch, shown.pixels, str(number), SEEDS))
+            rows.append([captioned(retouch({name: end}, 0), f"{name} {end:+g}") for name, end in ends])
+            credits.append(f"{number}. {line['author']}, {line['licence']}: {line['path']} of {line['source']}")
+    save(sheet(rows), output / "test-photos.jpg")
+    (output / "test-photos.txt").write_text("\n".join(credits) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", nargs="+", type=Path)
+    parser.add_argument("photos", nargs="*", type=Path)
     parser.add_argument("--name", help="write NAME-before-after.jpg and NAME-sliders.jpg of the first photo")
     parser.add_argument("--gallery", action="store_true", help="write gallery.jpg of all photos")
+    parser.add_argument("--test_photos", type=Path, help="write test-photos.jpg of this data set")
     parser.add_argument("--model", default=BUNDLED_MODEL)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
@@ -52,6 +89,8 @@ def main() -> None:
         save(sliders_sheet(retouch), options.output / f"{options.name}-sliders.jpg")
     if options.gallery:
         save(sheet([seeds_of(pipe, path) for path in options.photos]), options.output / "gallery.jpg")
+    if options.test_photos:
+        save_test_photos(pipe, options.test_photos, options.output)
 
 
 if __name__ == "__main__":
