@@ -51,7 +51,7 @@ def test_photos(folder: Path, every: int = 3) -> Iterator[tuple[dict[str, str], 
 
 
 def save_test_photos(pipe: DiffRetouchPipeline, dataset: Path, output: Path) -> None:
-    """test-photos.jpg, two rows a photo: input and four seeds at c = 0; every slider at both ends. Credits beside it."""
+    """test-photos.jpg, two rows a photo: input and four seeds at c = 0; every slider at both ends. With credits."""
     rows, credits = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number, (line, picture) in enumerate(test_photos(dataset), 1):

@@ -2,9 +2,9 @@
 
 python train_lora/calibrate_sliders.py runs/bundled-finish/final data-synthetic -o runs/bundled-calibrated
 
-Training leaves a slider short of the experts' range where its attribute is hard to move, and lets it drag others along.
-The UNet sees c as one cross-attention token, so attention has nothing to choose from and all that c does enters as
-to_v(c), linear in c. A matrix in front of c therefore folds into to_v exactly: no new weights, no new step.
+Training leaves a slider short of the experts' range where its attribute is hard to move, and lets it drag others
+along. The UNet sees c as one cross-attention token, so attention has nothing to choose from and all that c does enters
+as to_v(c), linear in c. A matrix in front of c therefore folds into to_v exactly: no new weights, no new step.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ diffretouch evaluate data-synthetic -o evaluation
 python ../docs/make_pictures.py ../examples/photo.jpg --name rhino
 python make_bundle.py runs/bundled-settle evaluation/quality.json (and the options of before)
 
-Bundled twice, because what is measured and shown is the bundle. It samples with first-order DPM-Solver++, which is DDIM
-that takes any timesteps: all of a seed's noise is in the initial latents, so `noise_offset` reaches the picture.
+Bundled twice, because what is measured and shown is the bundle. It samples with first-order DPM-Solver++, which is
+DDIM that takes any timesteps: all of a seed's noise is in the initial latents, so `noise_offset` reaches the picture.
 """
 
 from __future__ import annotations
