@@ -81,7 +81,10 @@ def write_pairs(photos: Path, out: Path, num_train: int, num_unseen: int, long_s
 
     entries = read_photo_table(TABLE)
     for part, split, count in (("train", "train", num_train), ("unseen", "test", num_unseen)):
-        files = [entry["file"] for entry in entries if entry["split"] == split]
+        # Photos as a studio has them: the table's TIFFs are small views of panoramas in linear light. Unseen ones
+        # are shown in docs/.
+        usable = [entry for entry in entries if entry["split"] == split and not entry["file"].endswith(".tif")]
+        files = [entry["file"] for entry in usable if part == "train" or entry["redistributable"] == "yes"]
         for folder in ("before", "after"):
             (out / part / folder).mkdir(parents=True, exist_ok=True)
         for name in (files[number * len(files) // count] for number in range(count)):

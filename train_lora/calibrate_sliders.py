@@ -21,11 +21,10 @@ import torch
 from diffretouch import ATTRIBUTES, DiffRetouchPipeline, attribute_scores
 from diffretouch.attributes import attribute_view
 from diffretouch.data.dataset import decode, read_split
-from diffretouch.evaluation import predict_grids
+from diffretouch.evaluation import evenly_spaced, predict_grids
 
-SIDE = 256  # pixels of the pictures' long side
 # Beyond the experts' own range, so that unseen photos reach it too.
-RANGE = 1.05
+RANGE = 1.1
 
 
 def _scores(pictures: Iterable[np.ndarray]) -> np.ndarray:
@@ -34,21 +33,17 @@ def _scores(pictures: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _photos(rows: Any, num_photos: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Evenly spaced photos, small, with the range (4,) of their experts' scores."""
+    """Evenly spaced photos (H, W, 3) in [0, 1], as large as they are, with the range (4,) of their experts' scores."""
     numbers: dict[str, list[int]] = {}
     for number, photo_id in enumerate(rows["photo_id"]):
         numbers.setdefault(photo_id, []).append(number)
-    photo_ids = list(numbers)
-    for index in range(0, len(photo_ids), max(1, len(photo_ids) // num_photos)):
-        found = [rows[number] for number in numbers[photo_ids[index]]]
-        photo = decode(found[0]["input"])
-        scale = SIDE / max(photo.size)
-        size = (round(photo.width * scale), round(photo.height * scale))
-        small, *targets = [
-            np.asarray(picture.resize(size), np.float32) / 255
-            for picture in (photo, *(decode(row["target"]) for row in found))
+    for photo_id in evenly_spaced(list(numbers), num_photos):
+        found = [rows[number] for number in numbers[photo_id]]
+        photo, *targets = [
+            np.asarray(picture, np.float32) / 255
+            for picture in (decode(found[0]["input"]), *(decode(row["target"]) for row in found))
         ]
-        yield small, np.ptp(_scores(targets), axis=0)
+        yield photo, np.ptp(_scores(targets), axis=0)
 
 
 def measure_response(pipe: DiffRetouchPipeline, photos: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -78,7 +73,7 @@ def fold(pipe: DiffRetouchPipeline, matrix: np.ndarray) -> None:
         weight.copy_(weight @ torch.from_numpy(matrix.T).to(weight))
 
 
-def calibrate(pipe: DiffRetouchPipeline, rows: Any, *, num_photos: int = 24, rounds: int = 3) -> np.ndarray:
+def calibrate(pipe: DiffRetouchPipeline, rows: Any, *, num_photos: int = 40, rounds: int = 3) -> np.ndarray:
     """Make every slider cover the experts' range of its attribute, and only of its own; in place.
 
     Args:
@@ -101,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="pipeline folder or Hub id")
     parser.add_argument("dataset", help="folder or Hub id, in the project's schema; its validation split is used")
-    parser.add_argument("--num_photos", type=int, default=24, help="(default: %(default)s)")
+    parser.add_argument("--num_photos", type=int, default=40, help="(default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the calibrated pipeline")
     options = parser.parse_args(arguments)
     try:
