@@ -8,9 +8,7 @@ python docs/make_pictures.py --test_photos data-synthetic
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +18,8 @@ import numpy as np  # noqa: E402
 import PIL.Image  # noqa: E402
 
 from diffretouch import ATTRIBUTES, BUNDLED_MODEL, DiffRetouchPipeline, open_photo  # noqa: E402
-from diffretouch.data.dataset import decode, read_split  # noqa: E402
+from diffretouch.data.dataset import decode, photos_of, read_photo_table, read_split  # noqa: E402
+from diffretouch.photo import Photo  # noqa: E402
 from diffretouch.sheets import captioned, cell, retouch_with, seeds_row, sheet, sliders_sheet  # noqa: E402
 
 SEEDS = (0, 1, 2, 3)
@@ -37,33 +36,25 @@ def seeds_of(pipe: DiffRetouchPipeline, path: Path) -> list[np.ndarray]:
     return seeds_row(retouch_with(pipe, photo, shown), shown.pixels, path.stem, SEEDS)
 
 
-def test_photos(folder: Path, every: int = 3) -> Iterator[tuple[dict[str, str], PIL.Image.Image]]:
+def test_photos(folder: Path, every: int = 3) -> Iterator[tuple[dict[str, str], Photo]]:
     """Every third test photo of a data set that may be shown, as the model gets it, with its line of photos.tsv."""
-    lines = [line for line in (folder / "photos.tsv").read_text().splitlines() if not line.startswith("#")]
-    photos = {Path(line["file"]).with_suffix(""): line for line in csv.DictReader(lines, delimiter="\t")}
-    inputs: dict[str, int] = {}
-    rows = read_split(str(folder), "test")
-    for number, photo_id in enumerate(rows["photo_id"]):
-        inputs.setdefault(photo_id, number)
-    free = [name for name in inputs if photos[Path(name.split("#")[0])]["redistributable"] == "yes"]
-    for name in free[::every]:
-        yield photos[Path(name.split("#")[0])], decode(rows[inputs[name]]["input"])
+    table = {entry["file"].rpartition(".")[0]: entry for entry in read_photo_table(folder / "photos.tsv")}
+    photos = [(table[found[0]["photo_id"].split("#")[0]], found[0]) for found in photos_of(read_split(folder, "test"))]
+    free = [(entry, row) for entry, row in photos if entry["redistributable"] == "yes"]
+    for entry, row in free[::every]:
+        yield entry, Photo(np.asarray(decode(row["input"])))
 
 
 def save_test_photos(pipe: DiffRetouchPipeline, dataset: Path, output: Path) -> None:
     """test-photos.jpg, two rows a photo: input and four seeds at c = 0; every slider at both ends. With credits."""
     rows, credits = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (line, picture) in enumerate(test_photos(dataset), 1):
-            path = Path(folder) / f"{number}.png"
-            picture.save(path)
-            photo = open_photo(path)
-            shown = cell(photo, 230)
-            retouch = retouch_with(pipe, photo, shown)
-            ends = [(name, end) for name in ATTRIBUTES for end in (-1.0, 1.0)]
-            rows.append(seeds_row(retouch, shown.pixels, str(number), SEEDS))
-            rows.append([captioned(retouch({name: end}, 0), f"{name} {end:+g}") for name, end in ends])
-            credits.append(f"{number}. {line['author']}, {line['licence']}: {line['path']} of {line['source']}")
+    ends = [(name, end) for name in ATTRIBUTES for end in (-1.0, 1.0)]
+    for number, (entry, photo) in enumerate(test_photos(dataset), 1):
+        shown = cell(photo, 230)
+        retouch = retouch_with(pipe, photo, shown)
+        rows.append(seeds_row(retouch, shown.pixels, str(number), SEEDS))
+        rows.append([captioned(retouch({name: end}, 0), f"{name} {end:+g}") for name, end in ends])
+        credits.append(f"{number}. {entry['author']}, {entry['licence']}: {entry['path']} of {entry['source']}")
     save(sheet(rows), output / "test-photos.jpg")
     (output / "test-photos.txt").write_text("\n".join(credits) + "\n")
 

@@ -11,39 +11,29 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from diffretouch import ATTRIBUTES, DiffRetouchPipeline, attribute_scores
-from diffretouch.attributes import attribute_view
-from diffretouch.data.dataset import decode, read_split
-from diffretouch.evaluation import evenly_spaced, predict_grids
+from diffretouch import ATTRIBUTES, DiffRetouchPipeline
+from diffretouch.data.dataset import decode, photos_of, read_split
+from diffretouch.evaluation import evenly_spaced, predict_grids, view_scores
 
 # Beyond the experts' own range, so that unseen photos reach it too.
 RANGE = 1.1
 
 
-def _scores(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    views = [attribute_view(torch.from_numpy(picture).permute(2, 0, 1)[None]) for picture in pictures]
-    return attribute_scores(torch.cat(views)).numpy()
-
-
 def _photos(rows: Any, num_photos: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Evenly spaced photos (H, W, 3) in [0, 1], as large as they are, with the range (4,) of their experts' scores."""
-    numbers: dict[str, list[int]] = {}
-    for number, photo_id in enumerate(rows["photo_id"]):
-        numbers.setdefault(photo_id, []).append(number)
-    for photo_id in evenly_spaced(list(numbers), num_photos):
-        found = [rows[number] for number in numbers[photo_id]]
+    for found in evenly_spaced(list(photos_of(rows)), num_photos):
         photo, *targets = [
             np.asarray(picture, np.float32) / 255
             for picture in (decode(found[0]["input"]), *(decode(row["target"]) for row in found))
         ]
-        yield photo, np.ptp(_scores(targets), axis=0)
+        yield photo, np.ptp(view_scores(targets), axis=0)
 
 
 def measure_response(pipe: DiffRetouchPipeline, photos: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -52,7 +42,7 @@ def measure_response(pipe: DiffRetouchPipeline, photos: Iterable[tuple[np.ndarra
     changes, spans = [], []
     for photo, span in photos:
         grids = predict_grids(pipe, np.round(photo * 255).astype(np.uint8), ends, [0] * 8, num_inference_steps=None)
-        scores = _scores(grid.apply(photo) for grid in grids).reshape(4, 2, 4)
+        scores = np.reshape(view_scores(grid.apply(photo) for grid in grids), (4, 2, 4))
         changes.append(scores[:, 1] - scores[:, 0])
         spans.append(span)
     return np.mean(changes, axis=0) / np.mean(spans, axis=0)
@@ -65,8 +55,7 @@ def fold(pipe: DiffRetouchPipeline, matrix: np.ndarray) -> None:
     Raises:
         ValueError: if the UNet has no cross-attention to fold it into.
     """
-    weights: Mapping[str, torch.nn.Parameter] = dict(pipe.unet.named_parameters())
-    values = [weight for name, weight in weights.items() if name.endswith("attn2.to_v.weight")]
+    values = [weight for name, weight in pipe.unet.named_parameters() if name.endswith("attn2.to_v.weight")]
     if not values:
         raise ValueError("`pipe.unet` has to have cross-attention, whose attn2.to_v reads c, got none.")
     for weight in values:

@@ -210,8 +210,8 @@ def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], 
         "beside": {name: _variety(pictures, photo.targets) for name, pictures in beside.items()},
         "control": control,
         "texture": {name: texture_agreement(picture, photo.picture) for name, picture in redrawn.items()},
-        "input_scores": _scores([photo.picture])[0],
-        "expert_scores": dict(zip(photo.targets, _scores(photo.targets.values()), strict=True)),
+        "input_scores": view_scores([photo.picture])[0],
+        "expert_scores": dict(zip(photo.targets, view_scores(photo.targets.values()), strict=True)),
     }
     pictures = {
         **made,
@@ -259,8 +259,8 @@ def _control_scores(
                 ends[f"{slider} {position:+.0f}"] = one
             yield one
 
-    scores = _scores(remembered())
-    zero = _scores([at_zero])
+    scores = view_scores(remembered())
+    zero = view_scores([at_zero])
     below = sum(position < 0 for position in POSITIONS)
     curves = {}
     for number, slider in enumerate(ATTRIBUTES):
@@ -269,7 +269,7 @@ def _control_scores(
     return curves, ends
 
 
-def _scores(pictures: Iterable[np.ndarray]) -> list[list[float]]:
+def view_scores(pictures: Iterable[np.ndarray]) -> list[list[float]]:
     """Attribute scores (N, 4) of pictures (H, W, 3) on their 512 x 512 views, one at a time to bound memory."""
     views = (attribute_view(torch.from_numpy(picture).permute(2, 0, 1)[None]) for picture in pictures)
     return [attribute_scores(view)[0].tolist() for view in views]
