@@ -109,6 +109,26 @@ def test_more_inputs_begin_with_the_same_inputs(rows) -> None:
     assert one == rows[:5]
 
 
+def test_more_scenes_follow_the_photo_itself_each_with_targets_of_its_own(rows) -> None:
+    three = synthetic_rows(scene_light(0), "photo", num_inputs=2, seed=7, num_scenes=3)
+    assert three[:10] == rows
+    assert [row["photo_id"] for row in three[::5]] == [f"photo#{index}" for index in range(6)]
+    targets = [three[start]["target"]["bytes"] for start in range(0, 30, 5)]
+    assert targets[0::2] == targets[1::2] and len(set(targets)) == 3
+    assert synthetic_rows(scene_light(0), "photo", num_inputs=2, seed=7, num_scenes=2) == three[:20]
+
+
+def test_only_training_photos_have_more_scenes(tmp_path: Path) -> None:
+    (tmp_path / "table.tsv").write_text(TABLE)
+    settings = {"table": tmp_path / "table.tsv", "num_inputs": 1, "num_scenes": 2, "long_side": 48, "processes": 1}
+    build_synthetic(write_photos(tmp_path / "photos"), tmp_path / "out", **settings)
+    for split, scenes in (("train", 2), ("validation", 1), ("test", 1)):
+        ids = read_split(tmp_path / "out", split)["photo_id"]
+        assert {photo_id.partition("#")[2] for photo_id in ids} == {str(scene) for scene in range(scenes)}
+    assert "2 scenes of 1 inputs each per training photo" in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads((tmp_path / "out" / "build.json").read_text())["num_scenes"] == 2
+
+
 def test_stored_photos_are_off_by_less_than_two_levels() -> None:
     photo = open_resized(EXAMPLES / "photo.jpg", 320)
     stored = np.asarray(PIL.Image.open(io.BytesIO(encode(photo)))).astype(int)
@@ -283,7 +303,7 @@ def test_a_missing_photo_is_named_before_anything_is_written(tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["num_inputs", "long_side"])
+@pytest.mark.parametrize("name", ["num_inputs", "num_scenes", "long_side"])
 def test_build_refuses_numbers_below_one(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"`{name}` has to be at least 1, got 0"):
         build_synthetic(tmp_path, tmp_path / "out", **{name: 0})

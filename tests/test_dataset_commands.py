@@ -180,7 +180,7 @@ def test_the_bundled_sets_script_is_the_same_command(photos: Path, tmp_path: Pat
     spec.loader.exec_module(script)
     (tmp_path / "table.tsv").write_text("file\tsplit\n0.png\ttrain\n1.png\ttest\n")
     table, out = ["--table", str(tmp_path / "table.tsv")], str(tmp_path / "out")
-    assert script.main([str(photos), out, *table, "--num_inputs", "2", "--long_side", "32"]) == 0
+    assert script.main([str(photos), out, *table, "--num_inputs", "2", "--num_scenes", "1", "--long_side", "32"]) == 0
     assert len(read_split(out, "train")) == (1 + 24) * 2 * 5  # the photo and the drawn pages, inputs, experts
     capsys.readouterr()
     assert script.main([str(photos), str(tmp_path / "other")]) == 2

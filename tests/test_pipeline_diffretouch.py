@@ -223,6 +223,25 @@ def test_noise_offset_shares_noise_over_the_picture_and_seeds_still_repeat(tiny_
     assert torch.equal(offset.prepare_latents(1, torch.float32, torch.device("cpu"), None, given), given)
 
 
+def test_seed_0_and_no_seed_give_the_middle_of_the_styles_and_variants_spread_from_it(tiny_pipeline):
+    plain, offset = tiny_pipeline(), tiny_pipeline(noise_offset=0.5)
+
+    def spread(*arguments) -> list[bool]:
+        """Which pictures' noise has a part in common."""
+        found = []
+        for pipe in (plain, offset):
+            generator = arguments[1]() if callable(arguments[1]) else None
+            torch.manual_seed(5)
+            latents = pipe.prepare_latents(arguments[0], torch.float32, torch.device("cpu"), generator, *arguments[2:])
+            found.append(latents)
+        return (found[1] - found[0]).abs().mean((1, 2, 3)).gt(1e-6).tolist()
+
+    assert spread(3, lambda: [seeded(0), seeded(1), seeded(0)]) == [False, True, False]
+    assert spread(4, lambda: seeded(0), None, 2) == [False, True, False, True]
+    assert spread(4, lambda: seeded(1), None, 2) == [True] * 4
+    assert spread(4, None, None, 2) == [False, True, False, True]
+
+
 @pytest.mark.parametrize(("fast_timesteps", "visited"), [("999", [999]), ("999,500", [999, 500]), (None, [999, 200])])
 def test_fast_sampling_visits_what_the_checkpoint_says_or_a_fifth(tiny_pipeline, tmp_path, fast_timesteps, visited):
     tiny_pipeline(fast_timesteps=fast_timesteps, default_num_inference_steps=8).save_pretrained(tmp_path)

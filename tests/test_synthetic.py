@@ -20,6 +20,7 @@ from diffretouch.data.synthetic import (
     subjects,
     to_linear,
     to_srgb,
+    vary,
 )
 from diffretouch.metrics import delta_e_2000, texture_agreement
 
@@ -150,6 +151,33 @@ def test_degrading_depends_on_the_generator_alone() -> None:
     assert not np.array_equal(degrade(photo, rng), degrade(photo, rng))
     assert first.dtype == np.uint8
     assert first.shape == photo.shape
+
+
+def test_other_scenes_are_parts_of_the_photo_in_another_light_that_experts_can_retouch() -> None:
+    light = SCENES[0]
+    varied = [vary(light, np.random.default_rng(seed)) for seed in range(12)]
+    assert np.array_equal(varied[3], vary(light.copy(), np.random.default_rng(3)))
+    for one in varied:
+        assert all(0.5 * side <= part <= side for part, side in zip(one.shape, light.shape, strict=True))
+        assert one.dtype == np.float32 and np.isfinite(one).all() and one.min() >= 0
+    seen = np.array([list(scores(shown(np.clip(one, 0, 1))).values()) for one in varied])
+    assert (seen.std(0) > 0.05 * np.abs(seen.mean(0))).all()  # every attribute of theirs differs
+    targets = [BY_NAME["A"].retouch(one) for one in varied]
+    assert {target.shape for target in targets} == {one.shape for one in varied}
+
+
+def test_other_scenes_keep_grey_grey_but_for_the_light() -> None:
+    """A turn of colours moves colours; only the light tints what has none."""
+    for seed in range(5):
+        grey = vary(np.full((16, 16, 3), 0.3, np.float32), np.random.default_rng(seed))
+        red_blue = np.log2(grey[..., 0] / grey[..., 2])
+        assert np.ptp(red_blue) < 1e-3 and abs(red_blue.mean()) <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (24, 24)])
+def test_other_scenes_of_flat_and_tiny_photos(size) -> None:
+    for value in (0, 0.2, 100):
+        assert np.isfinite(vary(np.full((*size, 3), value, np.float32), np.random.default_rng(0))).all()
 
 
 def test_degraded_photos_are_worse_on_purpose() -> None:

@@ -49,6 +49,7 @@ MONOTONE_TOLERANCE = 0.02
 # sees. Without the bound, an untrained model whose sliders move the seventh digit would rank as perfectly controlled.
 DEAD_SLIDER = 0.01
 
+DEFAULT_SEED = 0  # what is not a variant is retouched as users get it who ask for no style: with this seed
 NUM_VARIANTS = 8  # seeds of the coverage measure
 NUM_DIVERSITY_SEEDS = 4  # the first of these variants, compared with each other
 
@@ -62,7 +63,7 @@ NUM_SHOWN = 12  # photos whose pictures are kept for the report, evenly spaced o
 SHOWN_SIDE = 384  # pixels of their long side
 TEXT = "text.jpg"  # the sheet of the text pictures
 
-_RECORD_VERSION = 2  # of what a photo's record holds and how it is measured; older records are measured again
+_RECORD_VERSION = 3  # of what a photo's record holds and how it is measured; older records are measured again
 
 
 # ---- rows of the data set -> photos --------------------------------------------------------------------------------
@@ -173,18 +174,16 @@ class _Instruments:
 def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """All measurements of one photo as plain numbers, and the pictures worth showing.
 
-    Draws its noise from the seed and the photo's name alone.
+    Draws the variants' noise from the seed and the photo's name alone.
     """
-    seeds = variant_seeds(tools.seed, photo.photo_id)
-    neutral = [0.0] * len(ATTRIBUTES)
-    variants = list(tools.retouch(photo.picture, [neutral] * NUM_VARIANTS, seeds))
-    beside = {
-        name: list(retouch(photo.picture, [neutral] * NUM_VARIANTS, seeds)) for name, retouch in tools.beside.items()
-    }
-    oracle = tools.retouch(photo.picture, list(photo.conditions.values()), [seeds[0]] * len(photo.conditions))
+    seeds = [DEFAULT_SEED, *variant_seeds(tools.seed, photo.photo_id)]
+    neutral = [[0.0] * len(ATTRIBUTES)] * len(seeds)
+    at_zero, *variants = tools.retouch(photo.picture, neutral, seeds)
+    beside = {name: list(retouch(photo.picture, neutral, seeds)) for name, retouch in tools.beside.items()}
+    oracle = tools.retouch(photo.picture, list(photo.conditions.values()), [DEFAULT_SEED] * len(photo.conditions))
     oracles = dict(zip(photo.targets, oracle, strict=True))
     made = {name: baseline(photo.picture) for name, baseline in tools.baselines.items()}
-    made |= {name: first for name, (first, *_) in beside.items()} | {"c = 0": variants[0]}
+    made |= {name: first for name, (first, *_) in beside.items()} | {"c = 0": at_zero}
     quality = {
         method: {expert: _compare(tools, picture, target) for expert, target in photo.targets.items()}
         for method, picture in made.items()
@@ -196,10 +195,10 @@ def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], 
         method: {name: judge(picture) for name, judge in tools.judge.items()} for method, picture in made.items()
     }
     height, width = photo.picture.shape[:2]
-    control, ends = _control_scores(tools.retouch, photo.picture, seeds[0], at_zero=variants[0])
-    redrawn = {"c = 0": variants[0]}
+    control, ends = _control_scores(tools.retouch, photo.picture, at_zero)
+    redrawn = {"c = 0": at_zero}
     if tools.decode is not None:
-        redrawn["decoded"] = tools.decode(photo.picture, seeds[0])
+        redrawn["decoded"] = tools.decode(photo.picture, DEFAULT_SEED)
     record = {
         "photo_id": photo.photo_id,
         "width": width,
@@ -207,7 +206,7 @@ def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], 
         "quality": quality,
         "natural": natural,
         **_variety(variants, photo.targets),
-        "beside": {name: _variety(pictures, photo.targets) for name, pictures in beside.items()},
+        "beside": {name: _variety(pictures, photo.targets) for name, (_, *pictures) in beside.items()},
         "control": control,
         "texture": {name: texture_agreement(picture, photo.picture) for name, picture in redrawn.items()},
         "input_scores": view_scores([photo.picture])[0],
@@ -218,7 +217,7 @@ def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], 
         "input": photo.picture,
         **{f"target {expert}": target for expert, target in photo.targets.items()},
         **{f"oracle {expert}": picture for expert, picture in oracles.items()},
-        **{f"seed {number}": picture for number, picture in enumerate(variants[1:NUM_DIVERSITY_SEEDS], 2)},
+        **{f"seed {number}": picture for number, picture in enumerate(variants[:NUM_DIVERSITY_SEEDS], 1)},
         **ends,
         **redrawn,
     }
@@ -241,7 +240,7 @@ def _compare(tools: _Instruments, picture: np.ndarray, target: np.ndarray) -> di
 
 
 def _control_scores(
-    retouch: _Retouch, picture: np.ndarray, seed: int, at_zero: np.ndarray
+    retouch: _Retouch, picture: np.ndarray, at_zero: np.ndarray
 ) -> tuple[dict[str, list], dict[str, np.ndarray]]:
     """{slider: (positions, attributes) scores} of one photo, one slider moved at a time, the noise held fixed; and the
     pictures at both ends of each slider."""
@@ -252,7 +251,7 @@ def _control_scores(
     ends: dict[str, np.ndarray] = {}
 
     def remembered() -> Iterator[np.ndarray]:
-        made = retouch(picture, conditions, [seed] * len(conditions))
+        made = retouch(picture, conditions, [DEFAULT_SEED] * len(conditions))
         for number, one in enumerate(made):
             slider, position = ATTRIBUTES[number // len(moved)], moved[number % len(moved)]
             if abs(position) == 1:
@@ -356,10 +355,9 @@ def _measure_text(tools: _Instruments) -> tuple[dict[str, dict[str, float]], She
     """{text picture: {method: texture agreement}} at c = 0, and the pictures."""
     measured, pictures = {}, {}
     for name, picture in text_pictures().items():
-        (seed, *_) = variant_seeds(tools.seed, name)
-        made = {"c = 0": next(tools.retouch(picture, [[0.0] * len(ATTRIBUTES)], [seed]))}
+        made = {"c = 0": next(tools.retouch(picture, [[0.0] * len(ATTRIBUTES)], [DEFAULT_SEED]))}
         if tools.decode is not None:
-            made["decoded"] = tools.decode(picture, seed)
+            made["decoded"] = tools.decode(picture, DEFAULT_SEED)
         measured[name] = {method: texture_agreement(one, picture) for method, one in made.items()}
         pictures[name] = {"input": _small(picture), **{method: _small(one) for method, one in made.items()}}
     return measured, pictures
@@ -371,9 +369,11 @@ def _measure_speed(pipe: Any, photo: _Photo, num_inference_steps: int | None) ->
     repeats = (math.ceil(SPEED_SIDE / view.shape[0]), math.ceil(SPEED_SIDE / view.shape[1]), 1)
     large = np.tile(view, repeats)[:SPEED_SIDE, :SPEED_SIDE]
     grid_seconds, apply_seconds = [], []
-    for seed in range(SPEED_REPEATS):
+    for _ in range(SPEED_REPEATS):
         started = time.perf_counter()
-        (grid,) = predict_grids(pipe, view, [[0.0] * len(ATTRIBUTES)], [seed], num_inference_steps=num_inference_steps)
+        (grid,) = predict_grids(
+            pipe, view, [[0.0] * len(ATTRIBUTES)], [DEFAULT_SEED], num_inference_steps=num_inference_steps
+        )
         between = time.perf_counter()
         grid.apply(large)
         grid_seconds.append(between - started)
@@ -409,7 +409,7 @@ def evaluate(
         pipe: a `DiffRetouchPipeline`, used on the device it is on.
         rows: list of dicts or `datasets.Dataset` with the columns of `COLUMNS`: `input` and `target` PIL images of
             equal size, `condition` four numbers in the order of `ATTRIBUTES`. A photo's rows have different experts.
-        seed: non-negative; with it and the photo's name every bit of noise is fixed.
+        seed: non-negative; with it and the photo's name the variants are fixed. All else has `DEFAULT_SEED`.
         num_inference_steps: None for the checkpoint's default.
         num_photos: at most so many photos, evenly spaced over the split; None for all.
         batch_size: retouches per pipeline call.

@@ -68,6 +68,16 @@ class DiffRetouchPipelineOutput(BaseOutput):
     grids: list[Any] | None
 
 
+def _are_middle(
+    generator: torch.Generator | list[torch.Generator] | None, count: int, num_variants: int
+) -> list[bool]:
+    """Which of `count` pictures get the middle of the styles: the user has asked for no style in particular."""
+    if isinstance(generator, list):
+        return [one.initial_seed() == 0 for one in generator]
+    first = generator is None or generator.initial_seed() == 0
+    return [first and number % num_variants == 0 for number in range(count)]
+
+
 def truncated_timesteps(num_inference_steps: int, first: int = 200, last: int = 999) -> list[int]:
     """The method's sampling timesteps, descending: `num_inference_steps` from `last` down to `first`.
 
@@ -102,7 +112,8 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         fast_timesteps: the timesteps of `fast_sampling`, descending, joined by commas; None = a fifth of the steps.
         noise_offset: how much of the initial noise is common to the whole picture, on top of the independent part, per
             latent channel. What a style does to a whole picture averages out in independent noise, so that few steps
-            sample neighbours; this spreads seeds over more of the experts. 0 = as the method samples.
+            sample neighbours; this spreads seeds over more of the experts. 0 = as the method samples. Seed 0 goes
+            without, see `generator`.
         provenance: what the weights were made from, for the model card and its licence: any of `source`, `base_model`,
             `license`, `license_name`, `license_link`, `notice`. None = trained from scratch with this project.
 
@@ -216,6 +227,8 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
                 default.
             timesteps: explicit descending timesteps instead, for schedulers that accept them.
             generator: source of all noise. A list holds one per output image, and makes a batch equal single calls.
+                One that was seeded with 0 gives the middle of the styles, `noise_offset` left out, as its first
+                variant; so does none at all.
             latents: the initial noise (N, 4, h, w) instead of drawn one; taken as it is, without `noise_offset`.
             output_type: "pil" | "np" | "pt" | "grid" | "latent", see `DiffRetouchPipelineOutput`.
             base: "photo" applies the grid to the photo (the method); "decoded" returns the VAE-decoded z_0 at the
@@ -263,7 +276,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
 
         # 3. The schedule and the initial noise.
         schedule = self._set_timesteps(steps, timesteps, device)
-        latents = self.prepare_latents(batch_size, dtype, device, generator, latents)  # (N, 4, h, w)
+        latents = self.prepare_latents(batch_size, dtype, device, generator, latents, num_variants)  # (N, 4, h, w)
 
         # 4. Denoise; the affine features of the last call carry the retouch.
         step_kwargs = self._step_kwargs(generator)
@@ -409,13 +422,15 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         device: torch.device,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: torch.Tensor | None = None,
+        num_variants: int = 1,
     ) -> torch.Tensor:
-        """Initial noise (N, 4, h, w) on the scheduler's scale."""
+        """Initial noise (N, 4, h, w) on the scheduler's scale; arguments as of a call."""
         if latents is None:
             shape = self._latent_shape(batch_size)
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
             if self.config.noise_offset:
                 common = randn_tensor((*shape[:2], 1, 1), generator=generator, device=device, dtype=dtype)
+                common[_are_middle(generator, batch_size, num_variants)] = 0
                 latents = latents + self.config.noise_offset * common
         return latents.to(device, dtype) * self.scheduler.init_noise_sigma
 

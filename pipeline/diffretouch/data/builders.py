@@ -37,7 +37,7 @@ from .build import (
 )
 from .dataset import CONDITIONS, encode, photo_id_of, read_photo_table, scores_of
 from .matching import PHOTO_SUFFIXES, match_names
-from .synthetic import EXPERTS, degrade, draw_page, to_linear
+from .synthetic import EXPERTS, degrade, draw_page, to_linear, vary
 
 # PPR10K's own code: groups below 1356 are for training (8,875 photos), the other 325 groups for testing (2,286).
 # https://github.com/csjliang/PPR10K, utils/split_train_val.py
@@ -51,30 +51,39 @@ _FIVEK_INPUTS = re.compile(r"inputs?|sources?|raw|raw_photos|dng|originals?", re
 
 
 def synthetic_rows(
-    light: np.ndarray, photo_id: str, num_inputs: int, seed: int, rule: str = "quantile"
+    light: np.ndarray, photo_id: str, num_inputs: int, seed: int, rule: str = "quantile", num_scenes: int = 1
 ) -> list[dict[str, Any]]:
-    """Rows of one good photo (`open_light`): `num_inputs` degraded inputs x the five experts.
+    """Rows of one good photo (`open_light`): `num_scenes` scenes x `num_inputs` degraded inputs x the five experts.
 
-    The randomness of the inputs depends on `seed` and `photo_id` alone, not on the order of photos.
+    The first scene is the photo itself, the others are made from it (`vary`). What is random depends on `seed`,
+    `photo_id` and the scene's number alone, not on the order of photos.
     """
-    digest = hashlib.sha256(f"{seed}/{photo_id}".encode()).digest()
-    rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    rows = []
+    for scene in range(num_scenes):
+        key = f"{seed}/{photo_id}" if scene == 0 else f"{seed}/{photo_id}/{scene}"
+        rng = np.random.default_rng(np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype=np.uint32))
+        names = [f"{photo_id}#{scene * num_inputs + index}" for index in range(num_inputs)]
+        rows += _scene_rows(light if scene == 0 else vary(light, rng), names, rng, rule)
+    return rows
+
+
+def _scene_rows(light: np.ndarray, names: list[str], rng: np.random.Generator, rule: str) -> list[dict[str, Any]]:
     targets = [expert.retouch(light) for expert in EXPERTS]
     scores = scores_of(targets)
     conditions = CONDITIONS[rule](scores)
-    inputs = [encode(degrade(light, rng)) for _ in range(num_inputs)]
+    inputs = [encode(degrade(light, rng)) for _ in names]
     encoded = [encode(target) for target in targets]
     return [
-        schema_row(f"{photo_id}#{index}", expert.name, source, target, score, condition)
-        for index, source in enumerate(inputs)
+        schema_row(name, expert.name, source, target, score, condition)
+        for name, source in zip(names, inputs, strict=True)
         for expert, target, score, condition in zip(EXPERTS, encoded, scores, conditions, strict=True)
     ]
 
 
-def _synthetic_work(job: Job, num_inputs: int, long_side: int, seed: int, rule: str) -> Rows:
-    inputs = num_inputs if job.split == "train" else 1
+def _synthetic_work(job: Job, num_inputs: int, num_scenes: int, long_side: int, seed: int, rule: str) -> Rows:
+    inputs, scenes = (num_inputs, num_scenes) if job.split == "train" else (1, 1)
     light = open_light(job.inputs[0], long_side) if job.inputs else _page_light(job.photo_id, long_side, seed)
-    return Rows(synthetic_rows(light, job.photo_id, inputs, seed, rule))
+    return Rows(synthetic_rows(light, job.photo_id, inputs, seed, rule, scenes))
 
 
 def _page_light(name: str, long_side: int, seed: int) -> np.ndarray:
@@ -89,6 +98,7 @@ def build_synthetic(
     *,
     table: str | Path | None = None,
     num_inputs: int = 6,
+    num_scenes: int = 1,
     num_pages: int = 0,
     long_side: int = 320,
     seed: int = 0,
@@ -100,15 +110,16 @@ def build_synthetic(
 ) -> Report:
     """Build the synthetic-experts data set from a folder of good photos.
 
-    Training photos get `num_inputs` degraded inputs each, validation and test photos one. Writes the folder that
-    `build` describes, whole or not at all.
+    Training photos get `num_scenes` scenes of `num_inputs` degraded inputs each, validation and test photos are one
+    scene with one input. Writes the folder that `build` describes, whole or not at all.
 
     Args:
         photos: folder of photos, searched with all its subfolders. A TIFF of floating-point samples is linear light.
         out: folder to write; new or empty.
         table: names the photos and their splits (`read_photo_table`) and goes into the card; None for all photos of
             the folder, split at random.
-        num_inputs: degraded versions of each training photo.
+        num_inputs: degraded versions of each scene to train on.
+        num_scenes: of each training photo: itself, then others made from it (`vary`).
         num_pages: drawn pages of text (`draw_page`) to train on beside the photos.
         long_side: pixels of the stored pictures' long side.
         seed: of the degradations and of the split.
@@ -123,7 +134,7 @@ def build_synthetic(
         PhotoError: if a photo cannot be read ("stop").
         ValueError: on a bad table or argument, or where there is nothing to train on.
     """
-    _check(long_side, conditions, validation, test, bad_photos, Path(out), num_inputs, num_pages)
+    _check(long_side, conditions, validation, test, bad_photos, Path(out), num_inputs, num_scenes, num_pages)
     folder = Path(photos)
     if table is None:
         files = list_photos("photos", folder)
@@ -137,10 +148,18 @@ def build_synthetic(
             raise FileNotFoundError(f"`photos` lacks {len(missing)} of {len(entries)} photos, first {missing[0]}.")
         jobs = [Job(photo_id_of(entry["file"]), entry["split"], (folder / entry["file"],)) for entry in entries]
     jobs += [Job(f"page-{number:03d}", "train", ()) for number in range(num_pages)]
-    work = partial(_synthetic_work, num_inputs=num_inputs, long_side=long_side, seed=seed, rule=conditions)
+    work = partial(
+        _synthetic_work,
+        num_inputs=num_inputs,
+        num_scenes=num_scenes,
+        long_side=long_side,
+        seed=seed,
+        rule=conditions,
+    )
     record = {
         "kind": "synthetic",
         "num_inputs": num_inputs,
+        "num_scenes": num_scenes,
         "num_pages": num_pages,
         "long_side": long_side,
         "seed": seed,
@@ -403,10 +422,12 @@ def _check(
     bad_photos: str,
     out: Path,
     num_inputs: int = 1,
+    num_scenes: int = 1,
     num_pages: int = 0,
 ) -> None:
     for name, value, least in (
         ("num_inputs", num_inputs, 1),
+        ("num_scenes", num_scenes, 1),
         ("num_pages", num_pages, 0),
         ("long_side", long_side, 1),
     ):

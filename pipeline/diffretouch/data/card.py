@@ -159,6 +159,10 @@ def _introduction(kind: str, build: Mapping[str, Any]) -> str:
         return (
             f"{_PUBLISHED[kind][1]}\n\n`condition`: {build['conditions']}. Seed of the split {build['seed']}. {rule}"
         )
+    inputs, scenes = f"{build['num_inputs']} inputs", ""
+    if build.get("num_scenes", 1) > 1:
+        inputs = f"{build['num_scenes']} scenes of {inputs} each"
+        scenes = "The first scene is the photo; the others are parts of it in other light, colours and contrast. "
     pages = f"{build['num_pages']} drawn pages of made-up text are trained on too. " if build.get("num_pages") else ""
     return (
         "Pairs of a plausible low-quality photo and what five *synthetic* experts make of it: documented styles that "
@@ -168,8 +172,7 @@ def _introduction(kind: str, build: Mapping[str, Any]) -> str:
         "A good photo's linear light is degraded into `input` as a camera would (exposure, uneven and mixed light, "
         "haze, noise, clipping, wrong white balance, tone curve, dull colour; 8 bit); each expert retouches the same "
         "light into `target`, with highlights rolled off, skin and skies spared and pages of text left nearly alone. "
-        f"{build['num_inputs']} inputs per training photo, one per validation and test photo; seed {build['seed']}. "
-        f"{pages}{rule}"
+        f"{inputs} per training photo, one per validation and test photo; seed {build['seed']}. {scenes}{pages}{rule}"
     )
 
 

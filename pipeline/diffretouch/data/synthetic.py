@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import lab2rgb, rgb2lab
 
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+_CAST_AXES = np.array([[0.5, 0.0, -0.5], [-0.15, 0.3, -0.15]])  # red-blue, green-magenta, in stops per channel
 
 
 # ---- experts --------------------------------------------------------------------------------------------------------
@@ -158,6 +159,31 @@ def _within(values: np.ndarray, zero: float, one: float, one_to: float, zero_fro
     return np.clip(np.minimum(rise, fall), 0, 1)
 
 
+# ---- other scenes ---------------------------------------------------------------------------------------------------
+
+# Turns and stretches of colour keep the mean of the channels, so grey stays grey.
+_GREY = np.ones((3, 3)) / 3
+_TURN = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+
+
+def vary(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another good photo that might have been taken in the place of this one, both in linear light.
+
+    A few hundred photos are soon known by heart; in part of the frame, in other light, of other colours and contrast
+    the same place asks of every expert for a retouch of its own, as a new photo would.
+    """
+    height, width = light.shape[:2]
+    high, wide = (max(1, round(side * rng.uniform(0.55, 1))) for side in (height, width))
+    top, left = rng.integers(0, height - high + 1), rng.integers(0, width - wide + 1)
+    part = light[top : top + high, left : left + wide]
+    angle, chroma = np.clip(rng.normal(0, 0.2), -0.5, 0.5), rng.uniform(0.7, 1.25)
+    colours = _GREY + chroma * (np.cos(angle) * (np.eye(3) - _GREY) + np.sin(angle) * _TURN)
+    turned = np.maximum(part @ colours.T.astype(np.float32), 0)
+    steep, gains = rng.uniform(0.85, 1.25), np.clip(rng.normal(0, 0.2, 2), -0.5, 0.5) @ _CAST_AXES
+    stops = np.clip(rng.normal(0, 0.4), -1, 0.7) + gains
+    return (0.18 * (turned / 0.18) ** steep * 2.0**stops).astype(np.float32)
+
+
 # ---- camera failings ------------------------------------------------------------------------------------------------
 
 
@@ -190,9 +216,8 @@ def _gradient(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 def _casts(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Gains (H, W, 3) of a wrong white balance; where the light is mixed, it is another one across the picture."""
-    axes = np.array([[0.5, 0.0, -0.5], [-0.15, 0.3, -0.15]])  # red-blue, green-magenta, in stops
-    balance = np.clip(rng.normal(0, 0.25, 2), -0.6, 0.6) @ axes
-    mixed = np.clip(rng.normal(0, 0.12, 2), -0.3, 0.3) @ axes
+    balance = np.clip(rng.normal(0, 0.25, 2), -0.6, 0.6) @ _CAST_AXES
+    mixed = np.clip(rng.normal(0, 0.12, 2), -0.3, 0.3) @ _CAST_AXES
     return (2.0 ** (balance + mixed * _gradient(shape, rng)[..., None])).astype(np.float32)
 
 
