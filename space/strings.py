@@ -25,7 +25,7 @@ SLIDERS = {
 STRENGTH = ("Strength", "0 is your photo, 1 the full retouch, 2 exaggerates it")
 PRESET = "Preset"
 CUSTOM_PRESET = "Custom"
-SEED = "Style (seed)"
+SEED = "Style (seed, 0 = the middle)"
 DICE = "Other style"
 LOCK = "Keep this style for the next photo"
 SURPRISE = "Surprise me"
@@ -93,7 +93,7 @@ ABOUT = """
 ### How it works
 A small diffusion model imagines the retouched photo and describes the change as a grid of colour transforms. The grid
 is applied to your original pixels, so nothing is redrawn: texture and lettering stay as they are. Another seed is
-another expert's taste.
+another expert's taste; 0 is the middle between them.
 
 Sliders ask for more or less than the expert would choose by themselves; 0 asks for nothing in particular.
 Double-click a slider to set it back. Photos and results are deleted after {minutes:g} minutes; nothing else is stored.

@@ -64,7 +64,7 @@ class Settings:
     Args:
         colorfulness, brightness, contrast, temperature: the sliders, in [-1.5, 1.5].
         strength: in [0, 2].
-        seed: of the style; variants count up from it.
+        seed: of the style, 0 = the middle; variants count up from it.
         steps: sampling steps; None = the model's own.
         fast: the model's fast sampling instead, see `DiffRetouchPipeline.fast_sampling`.
         model: folder or Hub id; None = the bundled model.

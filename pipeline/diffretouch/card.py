@@ -271,7 +271,7 @@ _MODEL = (
     f"A diffusion model that retouches photos the way an expert would, after [DiffRetouch]({_PAPER}). It sees a small "
     "view of the photo and predicts an *affine bilateral grid*, which is applied to the photo at its own resolution: "
     "texture stays, the cost of the model is the same for any size. Four sliders ask for a style; another seed is "
-    "another expert's taste."
+    "another expert's taste, seed 0 the middle between them."
 )
 _ADAPTER = (
     f"A retouching style as an adapter (LoRA) of a [DiffRetouch]({_PAPER}) model, learned from photos before and "

@@ -139,7 +139,10 @@ def _add_sliders(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seed", type=_count("seed", 0, 2**32 - 1), default=0, help="of the style; variants count up from it"
+        "--seed",
+        type=_count("seed", 0, 2**32 - 1),
+        default=0,
+        help="of the style, 0 = the middle; variants count up from it",
     )
     sampling = parser.add_mutually_exclusive_group()
     sampling.add_argument("--steps", type=_count("steps", 1, 1000), help="sampling steps (default: the model's own)")
