@@ -54,6 +54,8 @@ TINY_RECIPE = {
     "model.attention_head_dim": 2,
     "model.head_hidden_channels": [8],
     "model.head_mid_channels": 8,
+    "model.head_global_channels": 6,
+    "model.num_features": 5,
     "model.grid_depth": 4,
     "max_train_steps": 6,
     "train_batch_size": 4,

@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from diffretouch import modeling_affine_grid
 from diffretouch.modeling_affine_grid import (
+    NUM_STATISTICS,
     AffineGrid,
     AffineGridHead,
     GuideCurve,
     apply_affine,
     identity_coefficients,
+    photo_statistics,
     slice_affine_grid,
 )
 
@@ -784,12 +786,54 @@ def test_affine_index_is_slower_than_depth_in_the_heads_output() -> None:
     torch.testing.assert_close(coefficients[0, :, :, 1, 1], torch.arange(36.0).view(12, 3))
 
 
+def test_the_global_path_adds_the_same_to_every_cell_and_knows_the_photo() -> None:
+    torch.manual_seed(0)
+    head = AffineGridHead(global_channels=8)
+    features, photo = torch.randn(1, 4, 16, 16), random_photo(1, 3, 16, 16)
+    one, darker = head(features, photo * 2 - 1), head(features, photo - 1)
+    added = darker - one
+    assert added.abs().max() > 1e-4
+    torch.testing.assert_close(added, added[..., :1, :1].expand_as(added), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match=r"`photo` has to be given to a head with `global_channels`, got None"):
+        head(features)
+
+
+def test_the_global_path_learns_from_flat_pictures_and_silent_features() -> None:
+    """A spread of nothing is where a square root has no slope."""
+    head = AffineGridHead(global_channels=8)
+    features = torch.zeros(1, 4, 16, 16, requires_grad=True)
+    head(features, torch.zeros(1, 3, 16, 16)).square().sum().backward()
+    assert features.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in head.whole.parameters())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (32, 32)])
+def test_photo_statistics_are_finite_numbers_around_zero(size: tuple[int, int]) -> None:
+    photos = torch.cat([torch.full((1, 3, *size), level) for level in (-1.0, 0.0, 1.0)] + [random_photo(2, 3, *size)])
+    statistics = photo_statistics(photos)
+    assert statistics.shape == (5, NUM_STATISTICS)
+    assert statistics.isfinite().all() and statistics.abs().max() < 4
+
+
+def test_photo_statistics_tell_exposure_and_light_and_only_areas_know_places() -> None:
+    photo = random_photo(1, 3, 32, 32) * 2 - 1
+    areas = 48
+    statistics, mirrored = photo_statistics(photo)[0], photo_statistics(photo.flip(-1))[0]
+    torch.testing.assert_close(mirrored[:-areas], statistics[:-areas])
+    assert not torch.allclose(mirrored[-areas:], statistics[-areas:])
+    middle, warm = 5, torch.tensor([0.2, 0.0, -0.2]).view(3, 1, 1)
+    grey = torch.full((1, 3, 8, 8), 0.2)
+    medians = photo_statistics(grey + warm)[0, 3 * middle : 3 * middle + 3]
+    torch.testing.assert_close(medians, 0.2 + warm.flatten())
+
+
+@pytest.mark.parametrize("global_channels", [0, 32])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_untrained_head_returns_nearly_the_photo(seed: int) -> None:
+def test_an_untrained_head_returns_nearly_the_photo(seed: int, global_channels: int) -> None:
     torch.manual_seed(seed)
-    head = AffineGridHead()
+    head = AffineGridHead(global_channels=global_channels)
     with torch.no_grad():
-        coefficients = head(torch.randn(2, 4, 64, 64))
+        coefficients = head(torch.randn(2, 4, 64, 64), random_photo(2, 3, 64, 64) * 2 - 1)
         photo = random_photo(2, 3, 40, 30) * 2 - 1
         difference = (head.retouch(coefficients, photo) - photo).abs()
     assert 0 < difference.mean() < 0.1, "on a scale of 2"

@@ -123,6 +123,38 @@ def apply_affine(affine: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
     return retouched
 
 
+NUM_STATISTICS = 141
+
+
+def photo_statistics(photo: torch.Tensor) -> torch.Tensor:
+    """What a colourist reads off a scope: numbers that sum up a photo (B, 3, h, w) in [-1, 1] -> (B, 141), around 0.
+
+    11 quantiles per channel (linear and logarithmic) and of the saturation, the channels' covariance, the mean of
+    what is nearly grey (linear and logarithmic) and its share, and the means of 4 x 4 areas.
+    """
+    unit = (photo.float() + 1) / 2
+    pixels = unit.flatten(2)  # (B, 3, N)
+    levels = torch.linspace(0.02, 0.98, 11, device=photo.device)
+    tones = torch.quantile(pixels, levels, dim=2).permute(1, 0, 2).flatten(1)  # (B, 33)
+    high, low = pixels.amax(1), pixels.amin(1)
+    saturation = high - low
+    centred = pixels - pixels.mean(2, keepdim=True)
+    covariance = torch.einsum("bcn,bdn->bcd", centred, centred).flatten(1) / pixels.shape[2]
+    greyness = torch.exp(-((saturation / (high + 1e-3) / 0.4) ** 2))  # (B, N)
+    grey = (pixels * greyness[:, None]).sum(2) / greyness.sum(1, keepdim=True).clamp_min(1e-6)
+    parts = [
+        2 * tones - 1,
+        torch.log(tones.clamp_min(0) + 0.02) + 1.5,
+        2 * torch.quantile(saturation, levels, dim=1).T - 1,
+        10 * covariance,
+        2 * grey - 1,
+        torch.log(grey.clamp_min(0) + 0.02) + 1.5,
+        greyness.mean(1, keepdim=True),
+        2 * F.adaptive_avg_pool2d(unit, 4).flatten(1) - 1,
+    ]
+    return torch.cat(parts, dim=1)
+
+
 class AffineGridHead(ModelMixin, ConfigMixin):
     """Predicts the affine bilateral grid from the UNet's affine features and owns the guide curve.
 
@@ -130,6 +162,9 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         in_channels: channels of the affine features.
         hidden_channels: widths of the stride-2 convolutions, one each: two halve twice (64 -> 16).
         mid_channels: width of the 1 x 1 bottleneck.
+        global_channels: width of the path that adds one transform to all cells (HDRNet's global features, section
+            3.1.2). It knows the photo by its `photo_statistics`, so exposure, white balance and tone curve need not
+            be found by convolutions. 0 = without, as published.
         grid_depth: luminance bins of the grid.
         guide_knots: knots per channel of the guide curve.
         guide_threshold_range: initial span of the knots, see `GuideCurve`.
@@ -143,6 +178,7 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         in_channels: int = 4,
         hidden_channels: Sequence[int] = (16, 32),
         mid_channels: int = 64,
+        global_channels: int = 0,
         grid_depth: int = 8,
         guide_knots: int = 16,
         guide_threshold_range: tuple[float, float] = (-1.0, 1.0),
@@ -154,6 +190,15 @@ class AffineGridHead(ModelMixin, ConfigMixin):
             for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
         )
         self.mid = nn.Conv2d(widths[-1], mid_channels, 1)
+        self.whole: nn.Sequential | None = None
+        if global_channels:
+            self.whole = nn.Sequential(
+                nn.Linear(NUM_STATISTICS + 2 * widths[-1], global_channels),
+                nn.SiLU(),
+                nn.Linear(global_channels, global_channels),
+                nn.SiLU(),
+                nn.Linear(global_channels, 12 * grid_depth),
+            )
         self.out = nn.Conv2d(mid_channels, 12 * grid_depth, 1)
         self.guide = GuideCurve(guide_knots, (guide_threshold_range[0], guide_threshold_range[1]))
         self._start_near_identity()
@@ -163,12 +208,25 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         """An untrained head returns nearly the photo itself, so training starts from a picture, not from black."""
         self.out.weight.mul_(0.1)
         self.out.bias = nn.Parameter(identity_coefficients(self.config.grid_depth, 1, 1).flatten())
+        if self.whole is not None:
+            for parameter in self.whole[-1].parameters():
+                parameter.mul_(0.1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Affine features (B, in_channels, h, w) -> grid coefficients (B, 12, depth, Gh, Gw)."""
+    def forward(self, features: torch.Tensor, photo: torch.Tensor | None = None) -> torch.Tensor:
+        """Affine features (B, in_channels, h, w) -> grid coefficients (B, 12, depth, Gh, Gw).
+
+        `photo` is what the UNet sees of it, (B, 3, h, w) in [-1, 1]; needed with `global_channels` alone.
+        """
         for conv in self.down:
             features = F.relu(conv(features))
-        return self.out(self.mid(features)).unflatten(1, (12, self.config.grid_depth))
+        coefficients = self.out(self.mid(features))
+        if self.whole is not None:
+            if photo is None:
+                raise ValueError("`photo` has to be given to a head with `global_channels`, got None.")
+            spread = (features.var((2, 3), correction=0) + 1e-6).sqrt()  # not std: its gradient is NaN at 0
+            known = torch.cat([photo_statistics(photo).to(features.dtype), features.mean((2, 3)), spread], dim=1)
+            coefficients = coefficients + self.whole(known)[:, :, None, None]
+        return coefficients.unflatten(1, (12, self.config.grid_depth))
 
     def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Differentiable guide, slice and apply: coefficients (B, 12, D, Gh, Gw) on photos (B, 3, H, W) in [-1, 1].

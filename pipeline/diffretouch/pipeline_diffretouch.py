@@ -100,7 +100,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
 
     Args:
         unet: maps cat([z_t (4), photo (3)]) to the noise (4; or v, as the scheduler's `prediction_type` says) and the
-            affine features (4), with c as one context token.
+            affine features (as many as the head reads, 4 as published), with c as one context token.
         scheduler: stock diffusers scheduler over the training timesteps; another one may be swapped in at any time.
         grid_head: `AffineGridHead`.
         vae: latent codec of the `AutoencoderKL` interface; only training and `base="decoded"` need it.
@@ -301,7 +301,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         if output_type == "latent":
             images: Any = latents
         else:
-            grids = self._grids(features)
+            grids = self._grids(features, photo_latents)
             if output_type == "grid":
                 images = grids
             else:
@@ -468,13 +468,13 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         accepted = inspect.signature(self.scheduler.step).parameters
         return {"generator": generator} if "generator" in accepted else {}
 
-    def _grids(self, features: torch.Tensor) -> list[Any]:
-        """Affine features (N, 4, h, w) -> N grids."""
+    def _grids(self, features: torch.Tensor, photo_latents: torch.Tensor) -> list[Any]:
+        """Affine features (N, C, h, w) and what the UNet saw of the photos (N, 3, h, w) -> N grids."""
         head = self.grid_head
         # Components can differ in dtype, and in device when only some are offloaded; a head on "meta" has hooks that
         # fetch it to its input.
         device = features.device if head.device.type == "meta" else head.device
-        return head.grids(head(features.to(device, head.dtype)))
+        return head.grids(head(features.to(device, head.dtype), photo_latents.to(device, head.dtype)))
 
     def _pictures(
         self,

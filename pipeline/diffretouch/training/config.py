@@ -31,6 +31,8 @@ class ModelConfig:
     norm_num_groups: int = 16
     head_hidden_channels: list[int] = field(default_factory=lambda: [64])  # one stride-2 convolution each
     head_mid_channels: int = 96
+    head_global_channels: int = 0  # of the grid head's path that sees the whole picture; 0 = none, as published
+    num_features: int = 4  # from the UNet to the grid head
     grid_depth: int = 8
     guide_threshold_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])  # knots of an untrained guide
     # A larger end than Stable Diffusion's 0.012: retouching lives in the lowest frequencies, which at 0.012 still
@@ -234,6 +236,8 @@ _BOUNDS = {
     "model.attention_head_dim": (1, math.inf),
     "model.norm_num_groups": (1, math.inf),
     "model.head_mid_channels": (1, math.inf),
+    "model.head_global_channels": (0, math.inf),
+    "model.num_features": (1, math.inf),
     "model.grid_depth": (1, math.inf),
     "model.min_timestep": (0, 998),
     "model.default_num_inference_steps": (1, 1000),

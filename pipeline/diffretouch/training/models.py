@@ -101,7 +101,7 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
     unet = UNet2DConditionModel(
         sample_size=config.sample_size,
         in_channels=7,
-        out_channels=8,
+        out_channels=4 + config.num_features,
         block_out_channels=tuple(config.block_out_channels),
         layers_per_block=config.layers_per_block,
         down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * config.attention_levels,
@@ -112,6 +112,8 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
         use_linear_projection=True,
     )
     grid_head = AffineGridHead(
+        in_channels=config.num_features,
+        global_channels=config.head_global_channels,
         hidden_channels=config.head_hidden_channels,
         mid_channels=config.head_mid_channels,
         grid_depth=config.grid_depth,

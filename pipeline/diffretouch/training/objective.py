@@ -39,8 +39,8 @@ class Retoucher(nn.Module):
         """-> predicted noise (B, 4, h, w), retouched pictures D_t (B, 3, p, p) around [-1, 1], not clamped."""
         unet_input = torch.cat([noisy_latents, photo_latents], dim=1)  # (B, 7, h, w)
         prediction = self.unet(unet_input, timesteps, encoder_hidden_states=condition[:, None]).sample
-        noise_pred, features = prediction.split([4, 4], dim=1)
-        coefficients = self.grid_head(features)  # (B, 12, depth, gh, gw)
+        noise_pred, features = prediction.tensor_split([4], dim=1)
+        coefficients = self.grid_head(features, photo_latents)  # (B, 12, depth, gh, gw)
         # As grids are applied in use: mixed precision would round the guide to a few hundred levels.
         with torch.autocast(photo.device.type, enabled=False):
             pictures = self.grid_head.retouch(coefficients.float(), photo)
