@@ -4,7 +4,8 @@ python train_lora/calibrate_sliders.py runs/bundled-finish/final data-synthetic 
 
 Training leaves a slider short of the experts' range where its attribute is hard to move, and lets it drag others
 along. The UNet sees c as one cross-attention token, so attention has nothing to choose from and all that c does enters
-as to_v(c), linear in c. A matrix in front of c therefore folds into to_v exactly: no new weights, no new step.
+as to_v(c), linear in c, as it does into the first layer of the grid head's global path. A matrix in front of c
+therefore folds into these exactly: no new weights, no new step.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from diffretouch import ATTRIBUTES, DiffRetouchPipeline
 from diffretouch.data.dataset import decode, photos_of, read_split
 from diffretouch.evaluation import evenly_spaced, predict_grids, view_scores
+from diffretouch.modeling_affine_grid import NUM_CONDITIONS, NUM_STATISTICS
 
 # Beyond the experts' own range, so that unseen photos reach it too.
 RANGE = 1.1
@@ -58,6 +60,8 @@ def fold(pipe: DiffRetouchPipeline, matrix: np.ndarray) -> None:
     values = [weight for name, weight in pipe.unet.named_parameters() if name.endswith("attn2.to_v.weight")]
     if not values:
         raise ValueError("`pipe.unet` has to have cross-attention, whose attn2.to_v reads c, got none.")
+    if pipe.grid_head.whole is not None:
+        values.append(pipe.grid_head.whole[0].weight[:, NUM_STATISTICS : NUM_STATISTICS + NUM_CONDITIONS])
     for weight in values:
         weight.copy_(weight @ torch.from_numpy(matrix.T).to(weight))
 

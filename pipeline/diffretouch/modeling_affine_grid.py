@@ -124,6 +124,7 @@ def apply_affine(affine: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
 
 
 NUM_STATISTICS = 141
+NUM_CONDITIONS = 4
 
 
 def photo_statistics(photo: torch.Tensor) -> torch.Tensor:
@@ -163,8 +164,8 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         hidden_channels: widths of the stride-2 convolutions, one each: two halve twice (64 -> 16).
         mid_channels: width of the 1 x 1 bottleneck.
         global_channels: width of the path that adds one transform to all cells (HDRNet's global features, section
-            3.1.2). It knows the photo by its `photo_statistics`, so exposure, white balance and tone curve need not
-            be found by convolutions. 0 = without, as published.
+            3.1.2). It knows the photo by its `photo_statistics`, and c, so exposure, white balance and tone curve need
+            not be found by convolutions. 0 = without, as published.
         grid_depth: luminance bins of the grid.
         guide_knots: knots per channel of the guide curve.
         guide_threshold_range: initial span of the knots, see `GuideCurve`.
@@ -190,10 +191,10 @@ class AffineGridHead(ModelMixin, ConfigMixin):
             for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
         )
         self.mid = nn.Conv2d(widths[-1], mid_channels, 1)
-        self.whole: nn.Sequential | None = None
+        self.whole: Any = None
         if global_channels:
             self.whole = nn.Sequential(
-                nn.Linear(NUM_STATISTICS + 2 * widths[-1], global_channels),
+                nn.Linear(NUM_STATISTICS + NUM_CONDITIONS + 2 * widths[-1], global_channels),
                 nn.SiLU(),
                 nn.Linear(global_channels, global_channels),
                 nn.SiLU(),
@@ -212,21 +213,39 @@ class AffineGridHead(ModelMixin, ConfigMixin):
             for parameter in self.whole[-1].parameters():
                 parameter.mul_(0.1)
 
-    def forward(self, features: torch.Tensor, photo: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor, photo: torch.Tensor | None = None, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Affine features (B, in_channels, h, w) -> grid coefficients (B, 12, depth, Gh, Gw).
 
-        `photo` is what the UNet sees of it, (B, 3, h, w) in [-1, 1]; needed with `global_channels` alone.
+        Args:
+            features: of the UNet's last call.
+            photo: what the UNet saw of it, (B, 3, h, w) in [-1, 1]; read with `global_channels` alone.
+            condition: c (B, 4); likewise.
+
+        Raises:
+            ValueError: if the head has `global_channels`, and photo or condition is missing.
         """
         for conv in self.down:
             features = F.relu(conv(features))
-        coefficients = self.out(self.mid(features))
-        if self.whole is not None:
-            if photo is None:
-                raise ValueError("`photo` has to be given to a head with `global_channels`, got None.")
-            spread = (features.var((2, 3), correction=0) + 1e-6).sqrt()  # not std: its gradient is NaN at 0
-            known = torch.cat([photo_statistics(photo).to(features.dtype), features.mean((2, 3)), spread], dim=1)
-            coefficients = coefficients + self.whole(known)[:, :, None, None]
-        return coefficients.unflatten(1, (12, self.config.grid_depth))
+        coefficients = self.out(self.mid(features)).unflatten(1, (12, self.config.grid_depth))
+        if self.whole is None:
+            return coefficients
+        if photo is None or condition is None:
+            raise ValueError("`photo` and `condition` have to be given to a head with `global_channels`, got None.")
+        spread = (features.var((2, 3), correction=0) + 1e-6).sqrt()  # not std: its gradient is NaN at 0
+        style = torch.cat([features.mean((2, 3)), spread], dim=1)
+        return coefficients + self.global_coefficients(photo, condition, style)
+
+    def global_coefficients(self, photo: torch.Tensor, condition: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        """What the global path adds to every cell, (B, 12, depth, 1, 1).
+
+        `style` (B, 2 C): mean and spread of the last hidden features, by which the UNet has its say.
+        """
+        if self.whole is None:
+            raise ValueError("The head has to have `global_channels` for this, got none.")
+        known = [photo_statistics(photo).to(style.dtype), condition.to(style.dtype), style]
+        return self.whole(torch.cat(known, dim=1)).unflatten(1, (12, self.config.grid_depth))[..., None, None]
 
     def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Differentiable guide, slice and apply: coefficients (B, 12, D, Gh, Gw) on photos (B, 3, H, W) in [-1, 1].

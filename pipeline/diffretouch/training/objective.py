@@ -40,7 +40,7 @@ class Retoucher(nn.Module):
         unet_input = torch.cat([noisy_latents, photo_latents], dim=1)  # (B, 7, h, w)
         prediction = self.unet(unet_input, timesteps, encoder_hidden_states=condition[:, None]).sample
         noise_pred, features = prediction.tensor_split([4], dim=1)
-        coefficients = self.grid_head(features, photo_latents)  # (B, 12, depth, gh, gw)
+        coefficients = self.grid_head(features, photo_latents, condition)  # (B, 12, depth, gh, gw)
         # As grids are applied in use: mixed precision would round the guide to a few hundred levels.
         with torch.autocast(photo.device.type, enabled=False):
             pictures = self.grid_head.retouch(coefficients.float(), photo)

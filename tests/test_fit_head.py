@@ -1,0 +1,95 @@
+"""Fitting the head's global path: it learns what one transform can do, and starts the rest from nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from scenes import overrides, write_data_set
+
+from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
+from diffretouch.data.dataset import read_split
+from diffretouch.modeling_affine_grid import identity_coefficients
+from diffretouch.training.config import load_config
+from diffretouch.training.data import PairCache
+from diffretouch.training.models import new_pipeline
+
+SCRIPT = Path(__file__).parents[1] / "train_lora" / "fit_head.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("fit_head", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data_set(tmp_path_factory.mktemp("data"), {"train": 2}, num_inputs=2)
+
+
+def tiny_pipeline(global_channels: int = 32) -> DiffRetouchPipeline:
+    torch.manual_seed(0)
+    return new_pipeline(load_config(None, overrides(model_head_global_channels=global_channels)).model)
+
+
+def test_fitting_brings_pictures_nearer_to_the_experts_and_leaves_the_unet(script, dataset, tmp_path) -> None:
+    pipe = tiny_pipeline()
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    pairs = PairCache(read_split(dataset, "train"), pipe, script.PIXEL_SIZE, tmp_path)
+    first = script.fit(pipe.grid_head, pairs, 1, 16, seed=0)
+    last = script.fit(pipe.grid_head, pairs, 200, 16, seed=0)
+    assert last < 0.5 * first
+    assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
+
+
+def test_a_silenced_head_leaves_the_photo_whatever_it_had_learned(script) -> None:
+    head = tiny_pipeline().grid_head
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    features, photo = torch.zeros(1, 5, 8, 8), torch.rand(1, 3, 8, 8) * 2 - 1
+    neutral = identity_coefficients(4, 1, 1)
+    learned = head(features, photo, torch.ones(1, 4)) - neutral
+    script.silence(head)
+    silent = head(features, photo, torch.ones(1, 4)) - neutral
+    assert silent.abs().mean() < 0.2 * learned.abs().mean()
+    louder = head(features + 1, photo, torch.ones(1, 4)) - neutral
+    cells = (louder - silent).std((-2, -1)).mean() + (louder - silent).mean((-2, -1)).abs().mean()
+    assert 0 < cells < 0.2 * learned.abs().mean(), "only the local path hears the features, and it whispers"
+
+
+def test_the_program_writes_a_pipeline_that_loads(script, dataset, tmp_path, capsys) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    arguments = [
+        str(tmp_path / "model"),
+        str(dataset),
+        "--steps",
+        "2",
+        "--batch_size",
+        "4",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    assert script.main(arguments) == 0
+    assert "Mean error 0." in capsys.readouterr().out
+    assert DiffRetouchPipeline.from_pretrained(tmp_path / "out").grid_head.config.global_channels == 32
+
+
+@pytest.mark.parametrize("mistake", ["no data", "no steps", "no global path"])
+def test_mistakes_are_one_line_and_write_nothing(script, dataset, tmp_path, capsys, mistake) -> None:
+    model, data, steps = BUNDLED_MODEL, str(dataset), "2"
+    if mistake == "no data":
+        data = str(tmp_path / "none")
+    elif mistake == "no steps":
+        steps = "0"
+    else:
+        tiny_pipeline(0).save_pretrained(tmp_path / "plain")
+        model = str(tmp_path / "plain")
+    assert script.main([model, data, "--steps", steps, "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()  # after the bar of a model that loads
+    assert said[-1].startswith("fit_head.py: ") and "Traceback" not in "".join(said)
+    assert not (tmp_path / "out").exists()
