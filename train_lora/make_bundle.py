@@ -1,16 +1,14 @@
 """Turn a finished run and its evaluation into the bundled model, card included.
 
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic
+python train_lora/fit_head.py runs/bundled/checkpoint-001000 data-synthetic -o runs/bundled-fitted
 python train_lora/train_full.py --recipe bundled_finish dataset=data-synthetic
 python train_lora/calibrate_sliders.py runs/bundled-finish/final data-synthetic -o runs/bundled-calibrated
-python train_lora/train_full.py --recipe bundled_finish dataset=data-synthetic output_dir=runs/bundled-settle \\
-    pretrained_model=runs/bundled-calibrated seed=2 learning_rate=2e-4 max_train_steps=1500
-python train_lora/calibrate_sliders.py runs/bundled-settle/final data-synthetic -o runs/bundled-settled
-python train_lora/make_bundle.py runs/bundled-settle \\
-    --pipeline runs/bundled-settled --noise_offset 0.2 --fast_timesteps 999
+python train_lora/make_bundle.py runs/bundled-finish \\
+    --pipeline runs/bundled-calibrated --noise_offset 0.2 --fast_timesteps 999
 diffretouch evaluate data-synthetic -o evaluation
 python docs/make_pictures.py examples/photo.jpg --name rhino
-python train_lora/make_bundle.py runs/bundled-settle evaluation/quality.json (and the options of before)
+python train_lora/make_bundle.py runs/bundled-finish evaluation/quality.json (and the options of before)
 
 Bundled twice, because what is measured and shown is the bundle. It samples with first-order DPM-Solver++, which is
 DDIM that takes any timesteps: all of a seed's noise is in the initial latents, so `noise_offset` reaches the picture.
