@@ -110,7 +110,7 @@ def test_training_modes_come_back_after_a_failure_too(make_config, data: Path, t
     pipe = tiny_pipeline()
     pipe.unet.train()
     validator = Validator(make_config(), read_split(data, "validation"))
-    monkeypatch.setattr(pipe.grid_head, "forward", lambda features: 1 / 0)
+    monkeypatch.setattr(pipe.grid_head, "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         validator.run(pipe, 1)
     assert pipe.unet.training
