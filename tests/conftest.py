@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+# Workers share the cores: OpenMP threads that wait for each other would triple the time. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from diffretouch import AffineGridHead, DiffRetouchPipeline, FixedLatentCodec
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from diffusers import DDPMScheduler, UNet2DConditionModel  # noqa: E402
+
+from diffretouch import AffineGridHead, DiffRetouchPipeline, FixedLatentCodec  # noqa: E402
 
 
 @pytest.fixture(scope="session")

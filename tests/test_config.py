@@ -33,7 +33,7 @@ def test_shipped_recipes_load(path: Path) -> None:
 
 
 def test_the_promised_recipes_are_shipped() -> None:
-    promised = {"smoke", "my_style", "bundled", "bundled_finish", "deterministic", "fivek_sd21", "ppr10k_sd21"}
+    promised = {"smoke", "my_style", "bundled", "fivek_sd21", "ppr10k_sd21"}
     assert {path.stem for path in RECIPES} == promised
 
 

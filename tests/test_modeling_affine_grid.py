@@ -786,28 +786,39 @@ def test_affine_index_is_slower_than_depth_in_the_heads_output() -> None:
     torch.testing.assert_close(coefficients[0, :, :, 1, 1], torch.arange(36.0).view(12, 3))
 
 
-def test_the_global_path_adds_the_same_to_every_cell_and_knows_photo_and_sliders() -> None:
+@pytest.mark.parametrize("changed", ["photo", "latents", "time", "sliders"])
+def test_the_global_path_adds_the_same_to_every_cell_and_knows_what_the_unet_knows(changed: str) -> None:
     torch.manual_seed(0)
     head = AffineGridHead(global_channels=8)
-    features, photo = torch.randn(1, 4, 16, 16), random_photo(1, 3, 16, 16)
-    c = torch.zeros(1, 4)
-    one = head(features, photo * 2 - 1, c)
-    for other in (head(features, photo - 1, c), head(features, photo * 2 - 1, c + 1)):
-        added = other - one
-        assert added.abs().max() > 1e-4
-        torch.testing.assert_close(added, added[..., :1, :1].expand_as(added), atol=1e-6, rtol=0)
-    for given in ((features,), (features, photo)):
-        with pytest.raises(ValueError, match=r"`photo` and `condition` have to be given .* got None"):
-            head(*given)
+    features, latents, photo = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 16, 16), random_photo(1, 3, 16, 16)
+    timesteps, c = torch.tensor([999]), torch.zeros(1, 4)
+    one = head(features, torch.cat([latents, photo * 2 - 1], 1), timesteps, c)
+    if changed == "photo":
+        photo = photo / 2
+    elif changed == "latents":
+        latents = latents + 0.5
+    elif changed == "time":
+        timesteps = timesteps - 500
+    else:
+        c = c + 1
+    added = head(features, torch.cat([latents, photo * 2 - 1], 1), timesteps, c) - one
+    assert added.abs().max() > 1e-4
+    torch.testing.assert_close(added, added[..., :1, :1].expand_as(added), atol=1e-6, rtol=0)
 
 
-def test_the_global_path_learns_from_flat_pictures_and_silent_features() -> None:
-    """A spread of nothing is where a square root has no slope."""
+@pytest.mark.parametrize("missing", range(3))
+def test_a_head_with_a_global_path_has_to_be_told_what_the_unet_was_told(missing: int) -> None:
+    told: list[torch.Tensor | None] = [torch.zeros(1, 7, 16, 16), torch.tensor([999]), torch.zeros(1, 4)]
+    told[missing] = None
+    with pytest.raises(ValueError, match=r"`unet_input`, `timesteps` and `condition` are needed .* got None"):
+        AffineGridHead(global_channels=8)(torch.zeros(1, 4, 16, 16), *told)
+
+
+def test_the_global_path_learns_from_flat_pictures() -> None:
     head = AffineGridHead(global_channels=8)
-    features = torch.zeros(1, 4, 16, 16, requires_grad=True)
-    head(features, torch.zeros(1, 3, 16, 16), torch.zeros(1, 4)).square().sum().backward()
-    assert features.grad.isfinite().all()
+    head(torch.zeros(1, 4, 16, 16), torch.zeros(1, 7, 16, 16), torch.tensor([999]), torch.zeros(1, 4)).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in head.whole.parameters())
+    assert head.whole[0].weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (32, 32)])
@@ -836,7 +847,8 @@ def test_an_untrained_head_returns_nearly_the_photo(seed: int, global_channels: 
     torch.manual_seed(seed)
     head = AffineGridHead(global_channels=global_channels)
     with torch.no_grad():
-        coefficients = head(torch.randn(2, 4, 64, 64), random_photo(2, 3, 64, 64) * 2 - 1, torch.zeros(2, 4))
+        unet_input = torch.cat([torch.randn(2, 4, 64, 64), random_photo(2, 3, 64, 64) * 2 - 1], 1)
+        coefficients = head(torch.randn(2, 4, 64, 64), unet_input, torch.tensor([999, 200]), torch.zeros(2, 4))
         photo = random_photo(2, 3, 40, 30) * 2 - 1
         difference = (head.retouch(coefficients, photo) - photo).abs()
     assert 0 < difference.mean() < 0.1, "on a scale of 2"

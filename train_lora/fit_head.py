@@ -1,10 +1,18 @@
-"""Fit the grid head's global path by plain regression, before the whole model goes on training.
+"""Fit the grid head's global path by plain regression, after the UNet has learned to denoise.
 
-python train_lora/fit_head.py runs/bundled/checkpoint-001000 data-synthetic -o runs/bundled-fitted
+python train_lora/fit_head.py runs/bundled/checkpoint-001000 data-synthetic --min_timestep 400 -o runs/bundled-fitted
 
-The path is a small network from a photo's statistics and c to one transform of the whole photo, which is most of a
-retouch. By itself it sees a thousand pairs in the time in which it would see twelve beside the UNet. What the local
-path and the UNet's say in the global one have learned is set back to nothing: it was learned beside another one.
+What the bundled model is held against comes of it too, an HDRNet-style regression: stopped where nothing but noise is
+left to see, the path learns one answer for each photo and c.
+
+python train_lora/fit_head.py runs/bundled/checkpoint-001000 data-synthetic \\
+    --min_timestep 998 --noise_offset 0 -o runs/deterministic
+
+The path is a small network from a photo's statistics, c and the means of the noisy latents to one transform of the
+whole photo, which is most of a retouch. By itself it sees a thousand pairs in the time in which it would see twelve
+beside the UNet. It learns which style the latents stand for from the experts' own, noised as in training; a noise
+offset, one number per channel and picture, keeps the means, which white noise hardly touches, from giving the answer
+away. What the local path has learned is set back to nothing: it was learned beside another one.
 """
 
 from __future__ import annotations
@@ -15,19 +23,15 @@ import sys
 from pathlib import Path
 
 import torch
+from diffusers import DDPMScheduler
 from torch.nn.functional import l1_loss
 from tqdm.auto import tqdm
 
 from diffretouch import DiffRetouchPipeline
 from diffretouch.data.dataset import read_split
-from diffretouch.modeling_affine_grid import (
-    NUM_CONDITIONS,
-    NUM_STATISTICS,
-    AffineGridHead,
-    identity_coefficients,
-)
+from diffretouch.modeling_affine_grid import AffineGridHead, identity_coefficients
 from diffretouch.training.data import PairCache
-from diffretouch.training.objective import pair_indices
+from diffretouch.training.objective import draw_noise, pair_indices
 
 PIXEL_SIZE = 64  # that of the recipes, whose cache may be shared
 LEARNING_RATE = 2e-3
@@ -47,17 +51,20 @@ def silence(head: AffineGridHead) -> None:
         )
     head.out.weight.mul_(0.1)
     head.out.bias = torch.nn.Parameter(identity_coefficients(head.config.grid_depth, 1, 1).flatten())
-    head.whole[0].weight[:, NUM_STATISTICS + NUM_CONDITIONS :] = 0
     for parameter in head.whole[-1].parameters():
         parameter.mul_(0.1)
 
 
-def fit(head: AffineGridHead, pairs: PairCache, steps: int, batch_size: int, seed: int) -> float:
-    """Train the global path alone, in place; returns the mean L1 of the last tenth of the steps, pixels in [-1, 1]."""
+def fit(pipe: DiffRetouchPipeline, pairs: PairCache, steps: int, batch_size: int, seed: int) -> float:
+    """Train the global path of the pipeline's head alone, in place, under its `noise_offset`.
+
+    Returns the mean L1 of the last tenth of the steps, pixels in [-1, 1].
+    """
+    head = pipe.grid_head
     silence(head)
-    depth = head.config.grid_depth
-    identity = identity_coefficients(depth, 1, 1)
-    style = torch.zeros(batch_size, head.whole[0].in_features - NUM_STATISTICS - NUM_CONDITIONS)
+    identity = identity_coefficients(head.config.grid_depth, 1, 1)
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    timestep_range = (pipe.config.min_timestep, scheduler.config.num_train_timesteps)
     optimizer = torch.optim.AdamW(head.whole.parameters(), LEARNING_RATE, weight_decay=0.01)
     rng = torch.Generator().manual_seed(seed)
     history = []
@@ -70,7 +77,10 @@ def fit(head: AffineGridHead, pairs: PairCache, steps: int, batch_size: int, see
         asked = torch.rand(batch_size, 1, generator=rng) >= CONDITION_DROPOUT
         flip = torch.rand(batch_size, generator=rng) < 0.5
         batch = pairs.batch(indices, pairs.conditions(indices) * asked, flip)
-        coefficients = identity + head.global_coefficients(batch.photo_latents, batch.condition, style)
+        timesteps = torch.randint(*timestep_range, (batch_size,), generator=rng)
+        noise = draw_noise((batch_size, *pairs.latent_shape), pipe.config.noise_offset, rng)
+        means = scheduler.add_noise(batch.latents, noise, timesteps).mean((2, 3))
+        coefficients = identity + head.global_coefficients(batch.photo_latents, batch.condition, means, timesteps)
         # A transform of the whole picture shows in a quarter of its pixels.
         loss = l1_loss(head.retouch(coefficients, batch.photo[..., ::2, ::2]), batch.target[..., ::2, ::2])
         optimizer.zero_grad()
@@ -86,8 +96,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="pipeline folder or Hub id")
     parser.add_argument("dataset", help="folder or Hub id, in the project's schema; its training split is used")
-    parser.add_argument("--steps", type=int, default=6000, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=4000, help="(default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=64, help="(default: %(default)s)")
+    parser.add_argument(
+        "--noise_offset",
+        type=float,
+        default=0.3,
+        help="of the training noise, and of the fitted pipeline until make_bundle.py sets its own "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min_timestep", type=int, help="where sampling is to stop from now on (default: where the model stops)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
         "--cache_dir", type=Path, help="encoded pictures, as of a training run (default: OUTPUT/cache)"
@@ -99,12 +119,18 @@ def main(arguments: list[str] | None = None) -> int:
         for name in ("steps", "batch_size"):
             if getattr(options, name) < 1:
                 raise ValueError(f"`{name}` has to be at least 1, got {getattr(options, name)}.")
+        if not 0 <= options.noise_offset <= 10:
+            raise ValueError(f"`noise_offset` has to be in [0, 10], got {options.noise_offset}.")
         rows = read_split(options.dataset, "train")
         pipe = DiffRetouchPipeline.from_pretrained(options.model)
         silence(pipe.grid_head)
+        stop = pipe.config.min_timestep if options.min_timestep is None else options.min_timestep
+        if not 0 <= stop < pipe.scheduler.config.num_train_timesteps - 1:
+            raise ValueError(f"`min_timestep` has to be a timestep before the last, got {stop}.")
+        pipe.register_to_config(noise_offset=options.noise_offset, min_timestep=stop)
         cache = options.cache_dir or options.output / "cache"
         pairs = PairCache(rows, pipe, PIXEL_SIZE, cache)
-        remaining = fit(pipe.grid_head, pairs, options.steps, options.batch_size, options.seed)
+        remaining = fit(pipe, pairs, options.steps, options.batch_size, options.seed)
         pipe.save_pretrained(options.output)
     except (OSError, TypeError, ValueError) as error:
         print(f"fit_head.py: {error}", file=sys.stderr)

@@ -301,7 +301,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         if output_type == "latent":
             images: Any = latents
         else:
-            grids = self._grids(features, photo_latents, condition)
+            grids = self._grids(features, unet_input, t, condition)
             if output_type == "grid":
                 images = grids
             else:
@@ -468,14 +468,16 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         accepted = inspect.signature(self.scheduler.step).parameters
         return {"generator": generator} if "generator" in accepted else {}
 
-    def _grids(self, features: torch.Tensor, photo_latents: torch.Tensor, condition: torch.Tensor) -> list[Any]:
-        """Affine features (N, C, h, w), what the UNet saw of the photos (N, 3, h, w), c (N, 1, 4) -> N grids."""
+    def _grids(
+        self, features: torch.Tensor, unet_input: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor
+    ) -> list[Any]:
+        """Affine features (N, C, h, w), the last call's input (N, 7, h, w) and timestep (), c (N, 1, 4) -> N grids."""
         head = self.grid_head
         # Components can differ in dtype, and in device when only some are offloaded; a head on "meta" has hooks that
         # fetch it to its input.
         device = features.device if head.device.type == "meta" else head.device
-        inputs = (tensor.to(device, head.dtype) for tensor in (features, photo_latents, condition[:, 0]))
-        return head.grids(head(*inputs))
+        inputs = (features, unet_input, timestep.expand(len(features)), condition[:, 0])
+        return head.grids(head(*(tensor.to(device, head.dtype) for tensor in inputs)))
 
     def _pictures(
         self,

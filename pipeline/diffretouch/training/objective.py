@@ -40,7 +40,7 @@ class Retoucher(nn.Module):
         unet_input = torch.cat([noisy_latents, photo_latents], dim=1)  # (B, 7, h, w)
         prediction = self.unet(unet_input, timesteps, encoder_hidden_states=condition[:, None]).sample
         noise_pred, features = prediction.tensor_split([4], dim=1)
-        coefficients = self.grid_head(features, photo_latents, condition)  # (B, 12, depth, gh, gw)
+        coefficients = self.grid_head(features, unet_input, timesteps, condition)  # (B, 12, depth, gh, gw)
         # As grids are applied in use: mixed precision would round the guide to a few hundred levels.
         with torch.autocast(photo.device.type, enabled=False):
             pictures = self.grid_head.retouch(coefficients.float(), photo)
@@ -80,6 +80,7 @@ class Objective:
         self.pairs = pairs
         self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)  # whatever the pipeline samples with
         self.timestep_range = (pipe.config.min_timestep, pipe.scheduler.config.num_train_timesteps - 1)
+        self.noise_offset = pipe.config.noise_offset
         self._unet = pipe.unet
         # Pictures differ far more than retouches of one picture; only the retouches' spread is a slider's scale.
         self.score_scale = retouch_spread(pairs)
@@ -100,7 +101,7 @@ class Objective:
         position = torch.rand(size, generator=rng) ** config.timestep_power
         timesteps = (low + (high + 1 - low) * position).long().clamp_max(high)
         shape = (size, *self.pairs.latent_shape)
-        noise, other_noise = torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
+        noise, other_noise = (draw_noise(shape, self.noise_offset, rng) for _ in range(2))
         slider, where = torch.randint(4, (size,), generator=rng), 2 * torch.rand(size, generator=rng) - 1
         alone = torch.rand(size, generator=rng) < config.contrastive_alone
         return Draw(indices, condition, flip, timesteps, noise, other_noise, slider, where, alone)
@@ -237,6 +238,12 @@ def slider_reach(pairs: PairCache, scale: torch.Tensor) -> torch.Tensor:
     scores = [attribute_scores(targets) for targets in pairs.target_groups()]
     halves = torch.stack([(of_photo.amax(0) - of_photo.amin(0)) / 2 for of_photo in scores]) / scale  # (P, 4)
     return torch.maximum(halves, 0.25 * halves.mean(0))[pairs.group_of]
+
+
+def draw_noise(shape: tuple[int, ...], offset: float, rng: torch.Generator) -> torch.Tensor:
+    """Noise of a shape (B, C, h, w): normal, and `offset` times as much that is common to a channel of a picture."""
+    noise = torch.randn(shape, generator=rng)
+    return noise + offset * torch.randn((*shape[:2], 1, 1), generator=rng) if offset else noise
 
 
 def pair_indices(step: int, batch_size: int, num_pairs: int, seed: int) -> torch.Tensor:

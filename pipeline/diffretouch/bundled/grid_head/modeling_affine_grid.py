@@ -125,6 +125,7 @@ def apply_affine(affine: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
 
 NUM_STATISTICS = 141
 NUM_CONDITIONS = 4
+NUM_LATENTS = 4
 
 
 def photo_statistics(photo: torch.Tensor) -> torch.Tensor:
@@ -164,8 +165,8 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         hidden_channels: widths of the stride-2 convolutions, one each: two halve twice (64 -> 16).
         mid_channels: width of the 1 x 1 bottleneck.
         global_channels: width of the path that adds one transform to all cells (HDRNet's global features, section
-            3.1.2). It knows the photo by its `photo_statistics`, and c, so exposure, white balance and tone curve need
-            not be found by convolutions. 0 = without, as published.
+            3.1.2). It knows the photo by its `photo_statistics`, c, and the noisy latents by their means, so exposure,
+            white balance and tone curve need not be found by convolutions. 0 = without, as published.
         grid_depth: luminance bins of the grid.
         guide_knots: knots per channel of the guide curve.
         guide_threshold_range: initial span of the knots, see `GuideCurve`.
@@ -194,7 +195,7 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         self.whole: Any = None
         if global_channels:
             self.whole = nn.Sequential(
-                nn.Linear(NUM_STATISTICS + NUM_CONDITIONS + 2 * widths[-1], global_channels),
+                nn.Linear(NUM_STATISTICS + NUM_CONDITIONS + NUM_LATENTS + 1, global_channels),
                 nn.SiLU(),
                 nn.Linear(global_channels, global_channels),
                 nn.SiLU(),
@@ -214,37 +215,53 @@ class AffineGridHead(ModelMixin, ConfigMixin):
                 parameter.mul_(0.1)
 
     def forward(
-        self, features: torch.Tensor, photo: torch.Tensor | None = None, condition: torch.Tensor | None = None
+        self,
+        features: torch.Tensor,
+        unet_input: torch.Tensor | None = None,
+        timesteps: torch.Tensor | None = None,
+        condition: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Affine features (B, in_channels, h, w) -> grid coefficients (B, 12, depth, Gh, Gw).
 
         Args:
             features: of the UNet's last call.
-            photo: what the UNet saw of it, (B, 3, h, w) in [-1, 1]; read with `global_channels` alone.
-            condition: c (B, 4); likewise.
+            unet_input: of that call, (B, 7, h, w): noisy latents and photo. Read with `global_channels` alone, like
+                what follows.
+            timesteps: of that call, (B,).
+            condition: c (B, 4).
 
         Raises:
-            ValueError: if the head has `global_channels`, and photo or condition is missing.
+            ValueError: if the head has `global_channels`, and one of the last three is missing.
         """
         for conv in self.down:
             features = F.relu(conv(features))
         coefficients = self.out(self.mid(features)).unflatten(1, (12, self.config.grid_depth))
         if self.whole is None:
             return coefficients
-        if photo is None or condition is None:
-            raise ValueError("`photo` and `condition` have to be given to a head with `global_channels`, got None.")
-        spread = (features.var((2, 3), correction=0) + 1e-6).sqrt()  # not std: its gradient is NaN at 0
-        style = torch.cat([features.mean((2, 3)), spread], dim=1)
-        return coefficients + self.global_coefficients(photo, condition, style)
+        if unet_input is None or timesteps is None or condition is None:
+            raise ValueError("`unet_input`, `timesteps` and `condition` are needed with `global_channels`, got None.")
+        noisy_latents, photo = unet_input.split([NUM_LATENTS, 3], dim=1)
+        return coefficients + self.global_coefficients(photo, condition, noisy_latents.mean((2, 3)), timesteps)
 
-    def global_coefficients(self, photo: torch.Tensor, condition: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+    def global_coefficients(
+        self, photo: torch.Tensor, condition: torch.Tensor, latent_means: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
         """What the global path adds to every cell, (B, 12, depth, 1, 1).
 
-        `style` (B, 2 C): mean and spread of the last hidden features, by which the UNet has its say.
+        Args:
+            photo: as the UNet sees it, (B, 3, h, w) in [-1, 1].
+            condition: c (B, 4).
+            latent_means: of the noisy latents' channels, (B, 4): the style that the noise and the UNet's earlier calls
+                have chosen, as far as it concerns the whole picture.
+            timesteps: (B,), how far to believe them.
+
+        Raises:
+            ValueError: if the head has no `global_channels`.
         """
         if self.whole is None:
             raise ValueError("The head has to have `global_channels` for this, got none.")
-        known = [photo_statistics(photo).to(style.dtype), condition.to(style.dtype), style]
+        time = timesteps.to(latent_means)[:, None] / 500 - 1
+        known = [photo_statistics(photo).to(latent_means), condition.to(latent_means), latent_means, time]
         return self.whole(torch.cat(known, dim=1)).unflatten(1, (12, self.config.grid_depth))[..., None, None]
 
     def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
