@@ -1,4 +1,4 @@
-"""What each choice in the bundled model's recipe is worth: one change at a time, on the validation split.
+"""What each choice in the recipe of the bundled model's first stage is worth, one change at a time.
 
     python benchmarks/ablations.py --dataset data-synthetic -o ablations.json
     python benchmarks/ablations.py --dataset data-synthetic --arms recipe epsilon --steps 1500 -o ablations.json
@@ -31,10 +31,10 @@ ARMS: dict[str, list[str]] = {
     "signed contrastive": ["contrastive=signed"],
     "published contrastive": ["contrastive=published"],
     "pixel loss mse": ["pixel_loss=mse", "beta=10"],
-    "2 groups of channels": ["model.norm_num_groups=2"],
-    "16 features": ["model.num_features=16"],
-    "global path": ["model.head_global_channels=64"],
-    "all three": ["model.norm_num_groups=2", "model.num_features=16", "model.head_global_channels=64"],
+    "channels normalised in pairs": ["model.norm_num_groups=8"],
+    "4 features": ["model.num_features=4"],
+    "no global path": ["model.head_global_channels=0"],
+    "none of these three": ["model.norm_num_groups=8", "model.num_features=4", "model.head_global_channels=0"],
     "grid 8 x 8": ["model.head_hidden_channels=[64, 64]"],
     "grid 32 x 32": ["model.head_hidden_channels=[]"],
     "grid depth 4": ["model.grid_depth=4"],
@@ -81,7 +81,8 @@ def run_arm(arm: str, options: argparse.Namespace) -> dict[str, float]:
         "cache_dir": options.runs / "cache",
         "seed": options.seed,
         "model.block_out_channels": [16, 32, 64],
-        "model.norm_num_groups": 8,
+        "model.norm_num_groups": 2,
+        "model.head_global_channels": 64,
         "max_train_steps": options.steps,
         "learning_rate": 1e-3,
         "lr_warmup_steps": options.steps // 10,
