@@ -10,12 +10,13 @@ import pytest
 import torch
 from scenes import overrides, write_data_set
 
-from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
+from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline, attribute_scores
 from diffretouch.data.dataset import read_split
 from diffretouch.modeling_affine_grid import identity_coefficients
 from diffretouch.training.config import load_config
 from diffretouch.training.data import PairCache
 from diffretouch.training.models import new_pipeline
+from diffretouch.training.objective import retouch_spread
 
 SCRIPT = Path(__file__).parents[1] / "train_lora" / "fit_head.py"
 
@@ -54,6 +55,24 @@ def test_fitting_brings_pictures_nearer_to_the_experts_and_leaves_the_unet(scrip
     last = script.fit(pipe, pairs, 120, 16, seed=0)
     assert last < 0.5 * first
     assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
+
+
+def test_sliders_learn_their_attribute_from_the_contrastive_loss_alone(
+    script, dataset, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "CONDITION_DROPOUT", 1.0)  # no pair is ever shown with its expert's c
+    monkeypatch.setattr(script, "CONTRASTIVE_WEIGHT", 1.0)
+    pipe = tiny_pipeline()
+    pairs = PairCache(read_split(dataset, "train"), pipe, 16, tmp_path)
+    script.fit(pipe, pairs, 150, 16, seed=0)
+    head, ends = pipe.grid_head, torch.cat([torch.eye(4), -torch.eye(4)])
+    batch = pairs.batch(torch.zeros(8, dtype=torch.long), ends, torch.zeros(8, dtype=torch.bool))
+    told = batch.photo_latents, ends, torch.zeros(8, 4), torch.full((8,), 999)
+    coefficients = identity_coefficients(head.config.grid_depth, 1, 1) + head.global_coefficients(*told)
+    scores = attribute_scores(((head.retouch(coefficients, batch.photo) + 1) / 2).clamp(0, 1))
+    change = (scores[:4] - scores[4:]) / retouch_spread(pairs)
+    assert (change.diagonal() > 0.5).all()
+    assert (change.diagonal() > change.abs().amax(1) - 1e-6).all(), "each moves its own attribute most"
 
 
 def test_a_silenced_head_leaves_the_photo_whatever_it_had_learned(script) -> None:

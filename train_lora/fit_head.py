@@ -12,7 +12,8 @@ The path is a small network from a photo's statistics, c and the means of the no
 whole photo, which is most of a retouch. By itself it sees a thousand pairs in the time in which it would see twelve
 beside the UNet. It learns which style the latents stand for from the experts' own, noised as in training; a noise
 offset, one number per channel and picture, keeps the means, which white noise hardly touches, from giving the answer
-away. What the local path has learned is set back to nothing: it was learned beside another one.
+away. Its sliders learn as in the recipes, by the contrastive loss. What the local path has learned is set back to
+nothing: it was learned beside another one.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ from diffusers import DDPMScheduler
 from torch.nn.functional import l1_loss
 from tqdm.auto import tqdm
 
-from diffretouch import DiffRetouchPipeline
+from diffretouch import DiffRetouchPipeline, attribute_scores
 from diffretouch.data.dataset import read_split
 from diffretouch.modeling_affine_grid import AffineGridHead, identity_coefficients
 from diffretouch.training.data import PairCache
-from diffretouch.training.objective import draw_noise, pair_indices
+from diffretouch.training.losses import linear_contrastive_loss
+from diffretouch.training.objective import REACH, draw_noise, move_one, pair_indices, retouch_spread, slider_reach
 
 PIXEL_SIZE = 64  # that of the recipes, whose cache may be shared
 LEARNING_RATE = 2e-3
 CONDITION_DROPOUT = 0.2
+CONTRASTIVE_WEIGHT = 0.05
+CONTRASTIVE_BATCH_SIZE = 8
 
 
 @torch.no_grad()
@@ -65,6 +69,9 @@ def fit(pipe: DiffRetouchPipeline, pairs: PairCache, steps: int, batch_size: int
     identity = identity_coefficients(head.config.grid_depth, 1, 1)
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     timestep_range = (pipe.config.min_timestep, scheduler.config.num_train_timesteps)
+    scale = retouch_spread(pairs)
+    reach = REACH * slider_reach(pairs, scale)
+    n = min(batch_size, CONTRASTIVE_BATCH_SIZE)
     optimizer = torch.optim.AdamW(head.whole.parameters(), LEARNING_RATE, weight_decay=0.01)
     rng = torch.Generator().manual_seed(seed)
     history = []
@@ -80,13 +87,23 @@ def fit(pipe: DiffRetouchPipeline, pairs: PairCache, steps: int, batch_size: int
         timesteps = torch.randint(*timestep_range, (batch_size,), generator=rng)
         noise = draw_noise((batch_size, *pairs.latent_shape), pipe.config.noise_offset, rng)
         means = scheduler.add_noise(batch.latents, noise, timesteps).mean((2, 3))
-        coefficients = identity + head.global_coefficients(batch.photo_latents, batch.condition, means, timesteps)
-        # A transform of the whole picture shows in a quarter of its pixels.
-        loss = l1_loss(head.retouch(coefficients, batch.photo[..., ::2, ::2]), batch.target[..., ::2, ::2])
+        slider, position = torch.randint(4, (n,), generator=rng), 2 * torch.rand(n, generator=rng) - 1
+        before, moved = move_one(batch.condition[:n], slider, position, torch.rand(n, generator=rng) < 0.5)
+
+        def answer(condition: torch.Tensor, photo: torch.Tensor, batch=batch, means=means, timesteps=timesteps):
+            first = slice(len(photo))
+            known = batch.photo_latents[first], condition, means[first], timesteps[first]
+            return head.retouch(identity + head.global_coefficients(*known), photo)
+
+        # A transform of the whole picture shows in a quarter of its pixels; contrast, the attribute, does not.
+        pixel = l1_loss(answer(batch.condition, batch.photo[..., ::2, ::2]), batch.target[..., ::2, ::2])
+        pictures = [answer(condition, batch.photo[:n]) for condition in (before, before + moved)]
+        start, end = (attribute_scores(((picture + 1) / 2).clamp(0, 1)) / scale for picture in pictures)
+        contrastive = linear_contrastive_loss(start, start, end, before, moved, reach[indices[:n]])
         optimizer.zero_grad()
-        loss.backward()
+        (pixel + CONTRASTIVE_WEIGHT * contrastive).backward()
         optimizer.step()
-        history.append(loss.item())
+        history.append(pixel.item())
     last = history[-max(1, steps // 10) :]
     return sum(last) / len(last)
 

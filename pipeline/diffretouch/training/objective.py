@@ -17,7 +17,7 @@ from .config import TrainingConfig
 from .data import PairCache
 
 # A slider is asked for a little more than the experts span, so that it does not fall short where it is hard to move.
-_REACH = 1.1
+REACH = 1.1
 
 
 class Retoucher(nn.Module):
@@ -84,7 +84,7 @@ class Objective:
         self._unet = pipe.unet
         # Pictures differ far more than retouches of one picture; only the retouches' spread is a slider's scale.
         self.score_scale = retouch_spread(pairs)
-        self._reach = _REACH * slider_reach(pairs, self.score_scale) if config.contrastive == "linear" else None
+        self._reach = REACH * slider_reach(pairs, self.score_scale) if config.contrastive == "linear" else None
 
     def draw(self, step: int) -> Draw:
         """The choices of step `step`."""
@@ -134,7 +134,7 @@ class Objective:
             conditions = torch.cat([condition, condition[:n], -condition[:n]])
             clean, noises = z0[first], torch.cat([noise, other_noise[:n], noise[:n]])
         else:
-            asked, moved = (value.to(device) for value in _move_one(part, n))
+            asked, moved = (value.to(device) for value in _moves(part, n))
             conditions = torch.cat([condition, asked, asked + moved])
             imagined = self._imagine(
                 other_noise[:n].repeat(2, 1, 1, 1), photo_latents[:n].repeat(2, 1, 1, 1), conditions[len(z0) :]
@@ -191,7 +191,7 @@ class Objective:
         scores = attribute_scores(((pictures + 1) / 2).clamp(0, 1)) / self.score_scale.to(device)
         regular, positive, negative = scores.chunk(3)
         if self._reach is not None:
-            asked, moved = (value.to(device) for value in _move_one(part, n))
+            asked, moved = (value.to(device) for value in _moves(part, n))
             reach = self._reach[part.indices[:n]].to(device)
             share = config.contrastive_batch_size / parts
             return losses.linear_contrastive_loss(regular, positive, negative, asked, moved, reach, count=share)
@@ -203,11 +203,25 @@ class Objective:
         return losses.published_contrastive_loss(regular, positive, negative, condition, temperature, count)
 
 
-def _move_one(draw: Draw, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the first n pairs ask for before one slider of each moves, and by how much it moves: both (n, 4)."""
-    condition = draw.condition[:n] * ~draw.alone[:n, None]
-    moves = F.one_hot(draw.slider[:n], 4)
-    return condition, moves * (draw.position[:n, None] - condition)
+def _moves(draw: Draw, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`move_one` for the first n pairs."""
+    return move_one(draw.condition[:n], draw.slider[:n], draw.position[:n], draw.alone[:n])
+
+
+def move_one(
+    condition: torch.Tensor, slider: torch.Tensor, position: torch.Tensor, alone: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is asked for before one slider of each pair moves, and by how much it moves: both (n, 4).
+
+    Args:
+        condition: c of the pairs, (n, 4).
+        slider: (n,), the one that moves.
+        position: (n,) in [-1, 1], where it moves to.
+        alone: (n,) bool, whether the others are at 0.
+    """
+    asked = condition * ~alone[:, None]
+    moves = F.one_hot(slider, 4)
+    return asked, moves * (position[:, None] - asked)
 
 
 @torch.no_grad()
