@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, hstack, identity
 from scipy.sparse.linalg import spsolve
-from skimage.color import deltaE_ciede2000, rgb2lab
 
 from diffretouch.data.dataset import decode, photos_of, read_split
 from diffretouch.evaluation import evenly_spaced, save_json
+from diffretouch.metrics import delta_e_2000
 
 LEVELS, CELLS = 8, 16
 RIDGE = 0.1  # keeps cells of one colour from free play
@@ -64,11 +64,7 @@ def errors(photo: np.ndarray, target: np.ndarray) -> list[float]:
     whole = solve(times(interpolation(pixels @ LUMINANCE, LEVELS), colour), wanted)
     cells = times(interpolation(rows, CELLS), interpolation(columns, CELLS))
     placed = whole + solve(times(cells, colour), wanted - whole)
-    lab = rgb2lab(target)
-    return [
-        float(deltaE_ciede2000(rgb2lab(answer.clip(0, 1).reshape(photo.shape)), lab).mean())
-        for answer in (pixels, whole, placed)
-    ]
+    return [delta_e_2000(answer.clip(0, 1).reshape(photo.shape), target) for answer in (pixels, whole, placed)]
 
 
 def main(arguments: list[str] | None = None) -> int:

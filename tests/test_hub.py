@@ -236,7 +236,7 @@ def test_card_states_what_was_measured_and_recorded(folder, records, server):
     )
     card = ModelCard.load(folder / "README.md")
     result = json.loads(records["quality.json"].read_text())
-    assert card.data.library_name == "diffusers"
+    assert card.data["library_name"] == "diffusers"
     assert card.data.pipeline_tag == "image-to-image"
     assert card.data.license == "apache-2.0"
     assert card.data.datasets == ["me/my-set"]
@@ -302,7 +302,7 @@ def test_card_of_an_adapter_states_what_it_is_of(adapter, records, server):
         adapter, config=records["config.yaml"], log=records["log.jsonl"], pictures={"A": records["big.png"]}
     )
     card = ModelCard.load(adapter / "README.md")
-    assert (card.data.library_name, card.data.pipeline_tag) == ("diffusers", "image-to-image")
+    assert (card.data["library_name"], card.data.pipeline_tag) == ("diffusers", "image-to-image")
     assert "lora" in card.data.tags and "diffusers:DiffRetouchPipeline" not in card.data.tags
     assert card.data.get("base_model") is None and card.data.license == "apache-2.0"
     layers = sum("lora_A" in name for name in load_file(adapter / "pytorch_lora_weights.safetensors"))
