@@ -4,7 +4,7 @@ python dataset_card/fetch_photos.py photos
 python dataset_card/build_dataset.py photos data-synthetic
 
 The same as `diffretouch dataset synthetic photos -o data-synthetic --table dataset_card/photos.tsv --bad-photos stop
---num-inputs 2 --num-scenes 6 --num-pages 24 --conditions linear`, whose other options may follow, but every x86-64
+--num-inputs 2 --num-scenes 12 --num-pages 24 --conditions linear`, whose other options may follow, but every x86-64
 processor writes the same bytes, those of the hashes in README.md.
 """
 
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", default=str(Path(__file__).with_name("photos.tsv")), help="(default: %(default)s)")
     options, others = parser.parse_known_args(arguments)
     settings = ["--table", options.table, "--bad-photos", "stop"]
-    settings += ["--num-inputs", "2", "--num-scenes", "6", "--num-pages", "24"]
+    settings += ["--num-inputs", "2", "--num-scenes", "12", "--num-pages", "24"]
     settings += ["--conditions", "linear"]
     return cli.main(["dataset", "synthetic", options.photos, "-o", options.out, *settings, *others])
 

@@ -841,6 +841,16 @@ def test_photo_statistics_tell_exposure_and_light_and_only_areas_know_places() -
     torch.testing.assert_close(medians, 0.2 + warm.flatten())
 
 
+def test_photo_statistics_tell_the_white_balance_of_a_street_of_greys_under_any_light() -> None:
+    greys = torch.linspace(0.05, 0.6, 64).view(1, 1, 8, 8).expand(1, 3, 8, 8)
+    for gains in ([1.0, 1.0, 1.0], [1.3, 1.0, 0.75], [0.8, 1.05, 1.4]):
+        light = greys * torch.tensor(gains).view(3, 1, 1)
+        srgb = torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+        found = photo_statistics(2 * srgb - 1)[0, -48 - 45 :][27:30] / 2  # the generous search, all in all
+        asked = -torch.tensor(gains).log()
+        torch.testing.assert_close(found - found.mean(), asked - asked.mean(), atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize("global_channels", [0, 32])
 @pytest.mark.parametrize("seed", range(3))
 def test_an_untrained_head_returns_nearly_the_photo(seed: int, global_channels: int) -> None:

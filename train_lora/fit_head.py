@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from diffretouch import DiffRetouchPipeline, attribute_scores
 from diffretouch.data.dataset import read_split
-from diffretouch.modeling_affine_grid import AffineGridHead, identity_coefficients
+from diffretouch.modeling_affine_grid import AffineGridHead, identity_coefficients, photo_statistics
 from diffretouch.training.data import PairCache
 from diffretouch.training.losses import linear_contrastive_loss
 from diffretouch.training.objective import REACH, draw_noise, move_one, pair_indices, retouch_spread, slider_reach
@@ -59,6 +59,19 @@ def silence(head: AffineGridHead) -> None:
         parameter.mul_(0.1)
 
 
+def retouch(
+    head: AffineGridHead,
+    photo: torch.Tensor,
+    condition: torch.Tensor,
+    statistics: torch.Tensor,
+    means: torch.Tensor,
+    timesteps: torch.Tensor,
+) -> torch.Tensor:
+    """Photos (B, 3, H, W) in [-1, 1] by the global path alone; what it knows: `AffineGridHead.global_coefficients`."""
+    identity = identity_coefficients(head.config.grid_depth, 1, 1)
+    return head.retouch(identity + head.global_coefficients(statistics, condition, means, timesteps), photo)
+
+
 def fit(pipe: DiffRetouchPipeline, pairs: PairCache, steps: int, batch_size: int, seed: int) -> float:
     """Train the global path of the pipeline's head alone, in place, under its `noise_offset`.
 
@@ -66,7 +79,6 @@ def fit(pipe: DiffRetouchPipeline, pairs: PairCache, steps: int, batch_size: int
     """
     head = pipe.grid_head
     silence(head)
-    identity = identity_coefficients(head.config.grid_depth, 1, 1)
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     timestep_range = (pipe.config.min_timestep, scheduler.config.num_train_timesteps)
     scale = retouch_spread(pairs)
@@ -90,14 +102,12 @@ def fit(pipe: DiffRetouchPipeline, pairs: PairCache, steps: int, batch_size: int
         slider, position = torch.randint(4, (n,), generator=rng), 2 * torch.rand(n, generator=rng) - 1
         before, moved = move_one(batch.condition[:n], slider, position, torch.rand(n, generator=rng) < 0.5)
 
-        def answer(condition: torch.Tensor, photo: torch.Tensor, batch=batch, means=means, timesteps=timesteps):
-            first = slice(len(photo))
-            known = batch.photo_latents[first], condition, means[first], timesteps[first]
-            return head.retouch(identity + head.global_coefficients(*known), photo)
-
+        known = photo_statistics(batch.photo_latents), means, timesteps
         # A transform of the whole picture shows in a quarter of its pixels; contrast, the attribute, does not.
-        pixel = l1_loss(answer(batch.condition, batch.photo[..., ::2, ::2]), batch.target[..., ::2, ::2])
-        pictures = [answer(condition, batch.photo[:n]) for condition in (before, before + moved)]
+        answer = retouch(head, batch.photo[..., ::2, ::2], batch.condition, *known)
+        pixel = l1_loss(answer, batch.target[..., ::2, ::2])
+        first = [told[:n] for told in known]
+        pictures = [retouch(head, batch.photo[:n], condition, *first) for condition in (before, before + moved)]
         start, end = (attribute_scores(((picture + 1) / 2).clamp(0, 1)) / scale for picture in pictures)
         contrastive = linear_contrastive_loss(start, start, end, before, moved, reach[indices[:n]])
         optimizer.zero_grad()
@@ -113,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="pipeline folder or Hub id")
     parser.add_argument("dataset", help="folder or Hub id, in the project's schema; its training split is used")
-    parser.add_argument("--steps", type=int, default=4000, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8000, help="(default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument(
         "--noise_offset",

@@ -123,16 +123,17 @@ def apply_affine(affine: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
     return retouched
 
 
-NUM_STATISTICS = 141
+NUM_STATISTICS = 186
 NUM_CONDITIONS = 4
 NUM_LATENTS = 4
 
 
 def photo_statistics(photo: torch.Tensor) -> torch.Tensor:
-    """What a colourist reads off a scope: numbers that sum up a photo (B, 3, h, w) in [-1, 1] -> (B, 141), around 0.
+    """What a colourist reads off a scope: numbers that sum up a photo (B, 3, h, w) in [-1, 1] -> (B, 186), around 0.
 
     11 quantiles per channel (linear and logarithmic) and of the saturation, the channels' covariance, the mean of
-    what is nearly grey (linear and logarithmic) and its share, and the means of 4 x 4 areas.
+    what is nearly grey (linear and logarithmic) and its share; of its linear light the white balance found, the
+    tones, and what saturation is left in that balance (`_light_statistics`); and the means of 4 x 4 areas.
     """
     unit = (photo.float() + 1) / 2
     pixels = unit.flatten(2)  # (B, 3, N)
@@ -152,9 +153,59 @@ def photo_statistics(photo: torch.Tensor) -> torch.Tensor:
         2 * grey - 1,
         torch.log(grey.clamp_min(0) + 0.02) + 1.5,
         greyness.mean(1, keepdim=True),
+        _light_statistics(pixels),
         2 * F.adaptive_avg_pool2d(unit, 4).flatten(1) - 1,
     ]
     return torch.cat(parts, dim=1)
+
+
+def _light_statistics(pixels: torch.Tensor) -> torch.Tensor:
+    """White balance, tones and balanced saturation of sRGB pixels (B, 3, N) in [0, 1] -> (B, 45).
+
+    Grey is looked for three times, strictly and generously, each time in the light as balanced so far: a cast hides
+    what is grey.
+    """
+    curve = ((pixels.clamp(0.04045, 1) + 0.055) / 1.055) ** 2.4
+    light = torch.where(pixels <= 0.04045, pixels.clamp_min(0) / 12.92, curve)
+    parts, balanced = [], light
+    for width in (0.2, 0.4):
+        total = light.new_zeros(*light.shape[:2], 1)
+        for _ in range(3):
+            stops, share = _towards_grey(light * torch.exp(total), width)
+            total = total + stops[..., None]
+            parts += [2 * stops, share]
+        parts.append(2 * total[..., 0])
+        balanced = light * torch.exp(total)
+    luminance = (light * light.new_tensor([0.2126, 0.7152, 0.0722]).view(3, 1)).sum(1)  # (B, N)
+    colours = balanced.clamp(1e-6, 1) ** (1 / 2.2)
+    saturation = colours.amax(1) - colours.amin(1)
+    levels = light.new_tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+    tones = light.new_tensor([0.005, 0.1, 0.3, 0.5, 0.7, 0.9, 0.995])
+    return torch.cat(
+        [
+            *parts,
+            luminance.clamp_min(1e-3).log().mean(1, keepdim=True) / 2 + 1,
+            luminance.mean(1, keepdim=True).clamp_min(1e-3).log() / 2 + 1,
+            2 * torch.quantile(saturation, levels, dim=1).T - 1,
+            2 * saturation.mean(1, keepdim=True),
+            torch.quantile(torch.log(luminance + 0.005), tones, dim=1).T / 2 + 1,
+        ],
+        dim=1,
+    )
+
+
+def _towards_grey(light: torch.Tensor, width: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logarithmic gains (B, 3) that make the mean of what is nearly grey in light (B, 3, N) grey; its share (B, 1).
+
+    `width`: saturation, (high - low) / high, up to which a pixel is believed. Few such pixels say little.
+    """
+    high, low = light.amax(1), light.amin(1)
+    saturation = (high - low) / high.clamp_min(1e-3)
+    weights = torch.exp(-((saturation / width) ** 2)) * ((low > 0.01) & (high < 0.98))  # (B, N)
+    share = weights.mean(1, keepdim=True)
+    mean = ((light * weights[:, None]).sum(2) / weights.sum(1, keepdim=True).clamp_min(1e-4)).clamp_min(1e-4)
+    stops = torch.log(mean.mean(1, keepdim=True) / mean).clamp(-0.7, 0.7)
+    return stops * (share / 0.15).clamp(max=1), share
 
 
 class AffineGridHead(ModelMixin, ConfigMixin):
@@ -241,15 +292,16 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         if unet_input is None or timesteps is None or condition is None:
             raise ValueError("`unet_input`, `timesteps` and `condition` are needed with `global_channels`, got None.")
         noisy_latents, photo = unet_input.split([NUM_LATENTS, 3], dim=1)
-        return coefficients + self.global_coefficients(photo, condition, noisy_latents.mean((2, 3)), timesteps)
+        known = photo_statistics(photo), condition, noisy_latents.mean((2, 3)), timesteps
+        return coefficients + self.global_coefficients(*known)
 
     def global_coefficients(
-        self, photo: torch.Tensor, condition: torch.Tensor, latent_means: torch.Tensor, timesteps: torch.Tensor
+        self, statistics: torch.Tensor, condition: torch.Tensor, latent_means: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
         """What the global path adds to every cell, (B, 12, depth, 1, 1).
 
         Args:
-            photo: as the UNet sees it, (B, 3, h, w) in [-1, 1].
+            statistics: `photo_statistics` (B, 186) of the photo as the UNet sees it.
             condition: c (B, 4).
             latent_means: of the noisy latents' channels, (B, 4): the style that the noise and the UNet's earlier calls
                 have chosen, as far as it concerns the whole picture.
@@ -261,7 +313,7 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         if self.whole is None:
             raise ValueError("The head has to have `global_channels` for this, got none.")
         time = timesteps.to(latent_means)[:, None] / 500 - 1
-        known = [photo_statistics(photo).to(latent_means), condition.to(latent_means), latent_means, time]
+        known = [statistics.to(latent_means), condition.to(latent_means), latent_means, time]
         return self.whole(torch.cat(known, dim=1)).unflatten(1, (12, self.config.grid_depth))[..., None, None]
 
     def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:

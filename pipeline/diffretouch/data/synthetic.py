@@ -173,14 +173,14 @@ def vary(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     the same place asks of every expert for a retouch of its own, as a new photo would.
     """
     height, width = light.shape[:2]
-    high, wide = (max(1, round(side * rng.uniform(0.55, 1))) for side in (height, width))
+    high, wide = (max(1, round(side * rng.uniform(0.4, 1))) for side in (height, width))
     top, left = rng.integers(0, height - high + 1), rng.integers(0, width - wide + 1)
     part = light[top : top + high, left : left + wide]
-    angle, chroma = np.clip(rng.normal(0, 0.2), -0.5, 0.5), rng.uniform(0.7, 1.25)
+    angle, chroma = np.clip(rng.normal(0, 0.3), -0.8, 0.8), rng.uniform(0.6, 1.5)
     colours = _GREY + chroma * (np.cos(angle) * (np.eye(3) - _GREY) + np.sin(angle) * _TURN)
     turned = np.maximum(part @ colours.T.astype(np.float32), 0)
-    steep, gains = rng.uniform(0.85, 1.25), np.clip(rng.normal(0, 0.2, 2), -0.5, 0.5) @ _CAST_AXES
-    stops = np.clip(rng.normal(0, 0.4), -1, 0.7) + gains
+    steep, gains = rng.uniform(0.8, 1.35), np.clip(rng.normal(0, 0.2, 2), -0.5, 0.5) @ _CAST_AXES
+    stops = np.clip(rng.normal(0, 0.5), -1.5, 0.7) + gains
     return (0.18 * (turned / 0.18) ** steep * 2.0**stops).astype(np.float32)
 
 
