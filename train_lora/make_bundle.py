@@ -1,7 +1,7 @@
 """Turn a finished run and its evaluation into the bundled model, card included.
 
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic
-python train_lora/fit_head.py runs/bundled/checkpoint-001000 data-synthetic --min_timestep 400 -o runs/bundled-fitted
+python train_lora/fit_head.py runs/bundled/final data-synthetic --min_timestep 400 -o runs/bundled-fitted
 python train_lora/calibrate_sliders.py runs/bundled-fitted data-synthetic -o runs/bundled-calibrated
 python train_lora/make_bundle.py runs/bundled \\
     --pipeline runs/bundled-calibrated --noise_offset 0.9 --fast_timesteps 999
