@@ -25,6 +25,7 @@ from diffretouch.baselines import BASELINES, auto_contrast, clahe, global_lut, g
 from diffretouch.evaluation import (
     NUM_VARIANTS,
     POSITIONS,
+    _natural,
     evaluate,
     format_table,
     is_monotone,
@@ -497,15 +498,27 @@ def test_the_global_lut_learns_what_one_table_can():
 
 
 def test_metrics_that_are_not_at_hand_are_named_with_the_reason(monkeypatch):
-    for name in ("lpips", "brisque", "neuro_low_light"):
+    for name in ("lpips", "brisque", "skvideo", "neuro_low_light"):
         monkeypatch.setitem(sys.modules, name, None)
     result = evaluate(KnownRetouch(), make_rows(1), seed=0)
     assert list(result["missing"]) == ["NIQE", "LPIPS", "BRISQUE", "Zero-DCE++"]
     assert "not installed" in result["missing"]["Zero-DCE++"] and "Zero-DCE++" not in result["quality"]
     assert "lpips" in result["missing"]["LPIPS"] and "brisque" in result["missing"]["BRISQUE"]
+    assert "skvideo" in result["missing"]["NIQE"]
     assert list(result["quality"]["c = 0"]["experts"]["A"]) == ["psnr", "ssim", "delta_e"]
     for name, reason in result["missing"].items():
         assert f"{name} was not measured: {reason}." in format_table(result)
+
+
+def test_what_a_metric_cannot_judge_is_left_out_of_its_mean(monkeypatch):
+    """NIQE says nothing of small pictures; that is no reason to lose the evaluation."""
+    judge = {"niqe": lambda picture: float("nan"), "brisque": lambda picture: 2.0}
+    monkeypatch.setattr("diffretouch.evaluation.find_optional", lambda: ({}, judge, {}))
+    result = evaluate(KnownRetouch(), make_rows(1), seed=0)
+    assert result["natural"]["c = 0"] == {"niqe": None, "brisque": 2.0}
+    assert "NIQE" in format_table(result)
+    records = [{"natural": {"c = 0": {"niqe": value}}} for value in (None, 3.0, 5.0)]
+    assert _natural(records) == {"c = 0": {"niqe": 4.0}}
 
 
 def test_results_of_before_texture_was_measured_still_print(known_result):

@@ -192,7 +192,8 @@ def _measure_photo(tools: _Instruments, photo: _Photo) -> tuple[dict[str, Any], 
         expert: _compare(tools, oracles[expert], target) for expert, target in photo.targets.items()
     }
     natural = {
-        method: {name: judge(picture) for name, judge in tools.judge.items()} for method, picture in made.items()
+        method: {name: _judge(judge, picture) for name, judge in tools.judge.items()}
+        for method, picture in made.items()
     }
     height, width = photo.picture.shape[:2]
     control, ends = _control_scores(tools.retouch, photo.picture, at_zero)
@@ -652,11 +653,25 @@ def _texture(records: list[dict[str, Any]]) -> dict[str, Any]:
     return {method: {"mean": float(np.mean(each)), "least": float(np.min(each))} for method, each in values.items()}
 
 
-def _natural(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    return {
-        method: {name: float(np.mean([record["natural"][method][name] for record in records])) for name in judged}
-        for method, judged in records[0]["natural"].items()
+def _judge(judge: Judge, picture: np.ndarray) -> float | None:
+    """What `judge` says; None, of which JSON knows, where it can say nothing of such a picture."""
+    judged = judge(picture)
+    return judged if np.isfinite(judged) else None
+
+
+def _natural(records: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """{method: {metric: mean over the photos that it can judge, None if over none}}."""
+    methods = records[0]["natural"]
+    judged = {
+        method: {name: [record["natural"][method][name] for record in records] for name in methods[method]}
+        for method in methods
     }
+    return {method: {name: _mean_known(each) for name, each in known.items()} for method, known in judged.items()}
+
+
+def _mean_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _quality(records: list[dict[str, Any]], method: str, samples: np.ndarray) -> dict[str, Any]:
@@ -813,8 +828,15 @@ def _worse(record: dict[str, Any]) -> float:
 # ---- showing and keeping the result --------------------------------------------------------------------------------
 
 
-TITLES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "delta_e": "Delta E 2000", "lpips": "LPIPS", "brisque": "BRISQUE"}
-_DIGITS = {"psnr": 2, "ssim": 3, "delta_e": 2, "lpips": 4, "brisque": 1}
+TITLES = {
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "delta_e": "Delta E 2000",
+    "lpips": "LPIPS",
+    "brisque": "BRISQUE",
+    "niqe": "NIQE",
+}
+_DIGITS = {"psnr": 2, "ssim": 3, "delta_e": 2, "lpips": 4, "brisque": 1, "niqe": 1}
 
 # The first column names the row.
 Table = tuple[list[str], list[list[str]]]
@@ -887,8 +909,8 @@ def _quality_table(result: dict[str, Any]) -> Table:
     return ["Mean over experts", *titles, "of no change", *(TITLES[name] for name in judged)], lines
 
 
-def _figure(metric: str, value: float) -> str:
-    return f"{value:.{_DIGITS[metric]}f}"
+def _figure(metric: str, value: float | None) -> str:
+    return "-" if value is None else f"{value:.{_DIGITS[metric]}f}"
 
 
 def _expert_table(result: dict[str, Any]) -> Table:

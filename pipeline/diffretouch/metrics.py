@@ -1,4 +1,4 @@
-"""How pictures are compared: with a reference (PSNR, SSIM, CIEDE2000, LPIPS), without one (BRISQUE), and by texture.
+"""How pictures are compared: with a reference (PSNR, SSIM, CIEDE2000, LPIPS), without (BRISQUE, NIQE), by texture.
 
 Pictures are sRGB, (H, W, 3) float32 in [0, 1], unless a function says otherwise.
 """
@@ -13,6 +13,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import structural_similarity
+
+from .niqe import NIQE
 
 # 8-bit pictures that differ anywhere stay below about this; a finite value for equal pictures keeps means finite.
 PSNR_CEILING = 100.0
@@ -136,6 +138,9 @@ def find_brisque() -> Judge:
     from brisque import BRISQUE
 
     judge = BRISQUE(url=False)
+    scale = judge.scale_features
+    # brisque 0.2.0 mixes numbers with arrays of one number, which NumPy no longer takes for numbers.
+    judge.scale_features = lambda features: scale([np.ravel(feature)[0] for feature in features])
 
     def measure(picture: np.ndarray) -> float:
         return float(judge.score(np.round(picture * 255).astype(np.uint8)))
@@ -148,7 +153,11 @@ def find_optional() -> tuple[dict[str, Compare], dict[str, Judge], dict[str, str
     """Metrics that are at hand: with a reference, without one; and why the others are not, {name: reason}."""
     compare: dict[str, Compare] = {}
     judge: dict[str, Judge] = {}
-    missing = {"NIQE": "no package offers it with its parameters"}
+    missing: dict[str, str] = {}
+    try:
+        judge["niqe"] = NIQE()
+    except (ImportError, OSError) as error:
+        missing["NIQE"] = str(error)
     try:
         compare["lpips"] = find_lpips()
     except (ImportError, OSError) as error:
