@@ -25,6 +25,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 RECIPE = Path(__file__).parents[1] / "train_lora" / "recipes" / "bundled.yaml"
 PER_ATTRIBUTE = "a token per attribute"
+NO_GLOBAL_PATH = ["model.head_global_channels=0", "model.head_area_channels=0"]
 ARMS: dict[str, list[str]] = {
     "recipe": [],
     "no contrastive": ["contrastive=none"],
@@ -33,8 +34,9 @@ ARMS: dict[str, list[str]] = {
     "pixel loss mse": ["pixel_loss=mse", "beta=10"],
     "channels normalised in pairs": ["model.norm_num_groups=8"],
     "4 features": ["model.num_features=4"],
-    "no global path": ["model.head_global_channels=0"],
-    "none of these three": ["model.norm_num_groups=8", "model.num_features=4", "model.head_global_channels=0"],
+    "no areas": ["model.head_area_channels=0"],
+    "no global path": NO_GLOBAL_PATH,
+    "none of these three": ["model.norm_num_groups=8", "model.num_features=4", *NO_GLOBAL_PATH],
     "grid 8 x 8": ["model.head_hidden_channels=[64, 64]"],
     "grid 32 x 32": ["model.head_hidden_channels=[]"],
     "grid depth 4": ["model.grid_depth=4"],

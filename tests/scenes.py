@@ -55,6 +55,7 @@ TINY_RECIPE = {
     "model.head_hidden_channels": [8],
     "model.head_mid_channels": 8,
     "model.head_global_channels": 6,
+    "model.head_area_channels": 4,
     "model.num_features": 5,
     "model.grid_depth": 4,
     "max_train_steps": 6,

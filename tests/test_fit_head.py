@@ -12,7 +12,7 @@ from scenes import overrides, write_data_set
 
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline, attribute_scores
 from diffretouch.data.dataset import read_split
-from diffretouch.modeling_affine_grid import identity_coefficients, photo_statistics
+from diffretouch.modeling_affine_grid import identity_coefficients
 from diffretouch.training.config import load_config
 from diffretouch.training.data import PairCache
 from diffretouch.training.models import new_pipeline
@@ -44,7 +44,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_pipeline(global_channels: int = 32) -> DiffRetouchPipeline:
     torch.manual_seed(0)
-    return new_pipeline(load_config(None, overrides(model_head_global_channels=global_channels)).model)
+    changes = overrides(model_head_global_channels=global_channels, model_head_area_channels=min(4, global_channels))
+    return new_pipeline(load_config(None, changes).model)
 
 
 def test_fitting_brings_pictures_nearer_to_the_experts_and_leaves_the_unet(script, dataset, tmp_path) -> None:
@@ -67,7 +68,7 @@ def test_sliders_learn_their_attribute_from_the_contrastive_loss_alone(
     script.fit(pipe, pairs, 150, 16, seed=0)
     head, ends = pipe.grid_head, torch.cat([torch.eye(4), -torch.eye(4)])
     batch = pairs.batch(torch.zeros(8, dtype=torch.long), ends, torch.zeros(8, dtype=torch.bool))
-    told = photo_statistics(batch.photo_latents), ends, torch.zeros(8, 4), torch.full((8,), 999)
+    told = ends, torch.zeros(8, 4), torch.full((8,), 999), *head.statistics(batch.photo_latents)
     coefficients = identity_coefficients(head.config.grid_depth, 1, 1) + head.global_coefficients(*told)
     scores = attribute_scores(((head.retouch(coefficients, batch.photo) + 1) / 2).clamp(0, 1))
     change = (scores[:4] - scores[4:]) / retouch_spread(pairs)

@@ -20,11 +20,14 @@ from safetensors.torch import load_file, save_file
 
 from diffretouch import modeling_affine_grid
 from diffretouch.modeling_affine_grid import (
+    NUM_AREA_STATISTICS,
+    NUM_AREAS,
     NUM_STATISTICS,
     AffineGrid,
     AffineGridHead,
     GuideCurve,
     apply_affine,
+    area_statistics,
     identity_coefficients,
     photo_statistics,
     slice_affine_grid,
@@ -806,6 +809,62 @@ def test_the_global_path_adds_the_same_to_every_cell_and_knows_what_the_unet_kno
     torch.testing.assert_close(added, added[..., :1, :1].expand_as(added), atol=1e-6, rtol=0)
 
 
+def test_the_area_path_retouches_each_area_by_what_is_there_and_near_it() -> None:
+    torch.manual_seed(0)
+    head = AffineGridHead(global_channels=8, area_channels=8)
+    photo, told = random_photo(1, 3, 32, 32) * 2 - 1, (torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([999]))
+    statistics, areas = head.statistics(photo)
+    assert areas is not None and areas.shape == (1, NUM_AREA_STATISTICS, NUM_AREAS, NUM_AREAS)
+    before = head.global_coefficients(*told, statistics, areas)
+    assert before.shape == (1, 12, 8, NUM_AREAS, NUM_AREAS)
+    areas[..., 0, 0] += 1
+    change = (head.global_coefficients(*told, statistics, areas) - before).abs().amax((0, 1, 2))
+    assert change[:3, :3].min() > 1e-5, "the area and its neighbours' neighbours"
+    assert change[3:].max() == change[:, 3:].max() == 0
+    moved = head.global_coefficients(*told, statistics + 1, areas) - head.global_coefficients(*told, statistics, areas)
+    assert (moved - moved.mean((-2, -1), keepdim=True)).abs().max() > 1e-5, "what the whole photo is like tells areas"
+
+
+def test_the_areas_reach_the_grid_where_they_are() -> None:
+    """Only the lower right of the head's grid may change with the transform of the lower right area."""
+    torch.manual_seed(0)
+    head = AffineGridHead(global_channels=8, area_channels=8)
+    told = torch.zeros(1, 7, 64, 64), torch.tensor([999]), torch.zeros(1, 4)
+    features = torch.zeros(1, 4, 64, 64)
+    before = head(features, *told)
+
+    def brighter(module, arguments, answer):
+        answer = answer.clone()
+        answer[..., -1, -1] += 1
+        return answer
+
+    assert head.areas is not None
+    head.areas.register_forward_hook(brighter)
+    added = (head(features, *told) - before).detach().amax((0, 1, 2))
+    assert added.shape == (16, 16) and added[-1, -1] == pytest.approx(1, abs=1e-5)
+    assert added[:-4].abs().max() < 1e-6 and added[:, :-4].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (32, 32)])
+def test_area_statistics_are_finite_numbers_around_zero(size: tuple[int, int]) -> None:
+    photos = torch.cat([torch.full((1, 3, *size), level) for level in (-1.0, 0.0, 1.0)] + [random_photo(2, 3, *size)])
+    photos.requires_grad_(True)
+    statistics = area_statistics(photos)
+    assert statistics.shape == (5, NUM_AREA_STATISTICS, NUM_AREAS, NUM_AREAS)
+    assert statistics.isfinite().all() and statistics.abs().max() < 5
+    (gradient,) = torch.autograd.grad(statistics.sum(), photos)
+    assert gradient.isfinite().all()
+
+
+def test_areas_without_a_global_path_are_refused() -> None:
+    with pytest.raises(ValueError, match="`area_channels` needs `global_channels`"):
+        AffineGridHead(area_channels=8)
+    with pytest.raises(ValueError, match="`areas` are needed with `area_channels`"):
+        AffineGridHead(global_channels=8, area_channels=8).global_coefficients(
+            torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([999]), torch.zeros(1, NUM_STATISTICS)
+        )
+
+
 @pytest.mark.parametrize("missing", range(3))
 def test_a_head_with_a_global_path_has_to_be_told_what_the_unet_was_told(missing: int) -> None:
     told: list[torch.Tensor | None] = [torch.zeros(1, 7, 16, 16), torch.tensor([999]), torch.zeros(1, 4)]
@@ -851,11 +910,11 @@ def test_photo_statistics_tell_the_white_balance_of_a_street_of_greys_under_any_
         torch.testing.assert_close(found - found.mean(), asked - asked.mean(), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("global_channels", [0, 32])
+@pytest.mark.parametrize(("global_channels", "area_channels"), [(0, 0), (32, 0), (32, 16)])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_untrained_head_returns_nearly_the_photo(seed: int, global_channels: int) -> None:
+def test_an_untrained_head_returns_nearly_the_photo(seed: int, global_channels: int, area_channels: int) -> None:
     torch.manual_seed(seed)
-    head = AffineGridHead(global_channels=global_channels)
+    head = AffineGridHead(global_channels=global_channels, area_channels=area_channels)
     with torch.no_grad():
         unet_input = torch.cat([torch.randn(2, 4, 64, 64), random_photo(2, 3, 64, 64) * 2 - 1], 1)
         coefficients = head(torch.randn(2, 4, 64, 64), unet_input, torch.tensor([999, 200]), torch.zeros(2, 4))

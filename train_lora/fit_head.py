@@ -9,11 +9,11 @@ python train_lora/fit_head.py runs/bundled/final data-synthetic \\
     --min_timestep 998 --noise_offset 0 -o runs/deterministic
 
 The path is a small network from a photo's statistics, c and the means of the noisy latents to one transform of the
-whole photo, which is most of a retouch. By itself it sees a thousand pairs in the time in which it would see twelve
-beside the UNet. It learns which style the latents stand for from the experts' own, noised as in training; a noise
-offset, one number per channel and picture, keeps the means, which white noise hardly touches, from giving the answer
-away. Its sliders learn as in the recipes, by the contrastive loss. What the local path has learned is set back to
-nothing: it was learned beside another one.
+whole photo, which is most of a retouch, and another of each of its areas. By itself it sees a thousand pairs in the
+time in which it would see twelve beside the UNet. It learns which style the latents stand for from the experts' own,
+noised as in training; a noise offset, one number per channel and picture, keeps the means, which white noise hardly
+touches, from giving the answer away. Its sliders learn as in the recipes, by the contrastive loss. What the local path
+has learned is set back to nothing: it was learned beside another one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from diffretouch import DiffRetouchPipeline, attribute_scores
 from diffretouch.data.dataset import read_split
-from diffretouch.modeling_affine_grid import AffineGridHead, identity_coefficients, photo_statistics
+from diffretouch.modeling_affine_grid import AffineGridHead, identity_coefficients
 from diffretouch.training.data import PairCache
 from diffretouch.training.losses import linear_contrastive_loss
 from diffretouch.training.objective import REACH, draw_noise, move_one, pair_indices, retouch_spread, slider_reach
@@ -56,21 +56,23 @@ def silence(head: AffineGridHead) -> None:
         )
     head.out.weight.mul_(0.1)
     head.out.bias = torch.nn.Parameter(identity_coefficients(head.config.grid_depth, 1, 1).flatten())
-    for parameter in head.whole[-1].parameters():
-        parameter.mul_(0.1)
+    for last in head.last_of_global_path():
+        for parameter in last.parameters():
+            parameter.mul_(0.1)
 
 
 def retouch(
     head: AffineGridHead,
     photo: torch.Tensor,
     condition: torch.Tensor,
-    statistics: torch.Tensor,
     means: torch.Tensor,
     timesteps: torch.Tensor,
+    statistics: torch.Tensor,
+    areas: torch.Tensor | None,
 ) -> torch.Tensor:
     """Photos (B, 3, H, W) in [-1, 1] by the global path alone; what it knows: `AffineGridHead.global_coefficients`."""
-    identity = identity_coefficients(head.config.grid_depth, 1, 1)
-    return head.retouch(identity + head.global_coefficients(statistics, condition, means, timesteps), photo)
+    added = head.global_coefficients(condition, means, timesteps, statistics, areas)
+    return head.retouch(identity_coefficients(head.config.grid_depth, 1, 1) + added, photo)
 
 
 def fit(pipe: DiffRetouchPipeline, pairs: PairCache, steps: int, batch_size: int, seed: int) -> float:
@@ -85,7 +87,8 @@ def fit(pipe: DiffRetouchPipeline, pairs: PairCache, steps: int, batch_size: int
     scale = retouch_spread(pairs)
     reach = REACH * slider_reach(pairs, scale)
     n = min(batch_size, CONTRASTIVE_BATCH_SIZE)
-    optimizer = torch.optim.AdamW(head.whole.parameters(), LEARNING_RATE, weight_decay=0.01)
+    path = [part for part in (head.whole, head.areas) if part is not None]
+    optimizer = torch.optim.AdamW(torch.nn.ModuleList(path).parameters(), LEARNING_RATE, weight_decay=0.01)
     rng = torch.Generator().manual_seed(seed)
     history = []
     for step in tqdm(range(steps), desc="Fitting the head"):
@@ -103,11 +106,11 @@ def fit(pipe: DiffRetouchPipeline, pairs: PairCache, steps: int, batch_size: int
         slider, position = torch.randint(4, (n,), generator=rng), 2 * torch.rand(n, generator=rng) - 1
         before, moved = move_one(batch.condition[:n], slider, position, torch.rand(n, generator=rng) < 0.5)
 
-        known = photo_statistics(batch.photo_latents), means, timesteps
+        statistics, areas = head.statistics(batch.photo_latents)
         # A transform of the whole picture shows in a quarter of its pixels; contrast, the attribute, does not.
-        answer = retouch(head, batch.photo[..., ::2, ::2], batch.condition, *known)
+        answer = retouch(head, batch.photo[..., ::2, ::2], batch.condition, means, timesteps, statistics, areas)
         pixel = l1_loss(answer, batch.target[..., ::2, ::2])
-        first = [told[:n] for told in known]
+        first = means[:n], timesteps[:n], statistics[:n], None if areas is None else areas[:n]
         pictures = [retouch(head, batch.photo[:n], condition, *first) for condition in (before, before + moved)]
         start, end = (attribute_scores(((picture + 1) / 2).clamp(0, 1)) / scale for picture in pictures)
         contrastive = linear_contrastive_loss(start, start, end, before, moved, reach[indices[:n]])

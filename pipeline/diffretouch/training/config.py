@@ -32,6 +32,7 @@ class ModelConfig:
     head_hidden_channels: list[int] = field(default_factory=lambda: [64])  # one stride-2 convolution each
     head_mid_channels: int = 96
     head_global_channels: int = 0  # of the grid head's path that sees the whole picture; 0 = none, as published
+    head_area_channels: int = 0  # of that path's branch that sees 8 x 8 areas; 0 = none
     num_features: int = 4  # from the UNet to the grid head
     grid_depth: int = 8
     guide_threshold_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])  # knots of an untrained guide
@@ -237,6 +238,7 @@ _BOUNDS = {
     "model.norm_num_groups": (1, math.inf),
     "model.head_mid_channels": (1, math.inf),
     "model.head_global_channels": (0, math.inf),
+    "model.head_area_channels": (0, math.inf),
     "model.num_features": (1, math.inf),
     "model.grid_depth": (1, math.inf),
     "model.min_timestep": (0, 998),
@@ -295,6 +297,8 @@ def _check_model(model: ModelConfig) -> None:
         raise ValueError(f"`model.attention_levels` has to be in [0, {levels}], got {model.attention_levels}.")
     if model.sample_size % 2 ** (levels - 1):
         raise ValueError(f"`model.sample_size` has to be a multiple of {2 ** (levels - 1)}, got {model.sample_size}.")
+    if model.head_area_channels and not model.head_global_channels:
+        raise ValueError("`model.head_area_channels` has to be 0 without `model.head_global_channels`, got more.")
     hidden = model.head_hidden_channels
     if any(width < 1 for width in hidden):
         raise ValueError(f"`model.head_hidden_channels` has to hold positive widths, got {hidden}.")

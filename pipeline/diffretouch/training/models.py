@@ -114,6 +114,7 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
     grid_head = AffineGridHead(
         in_channels=config.num_features,
         global_channels=config.head_global_channels,
+        area_channels=config.head_area_channels,
         hidden_channels=config.head_hidden_channels,
         mid_channels=config.head_mid_channels,
         grid_depth=config.grid_depth,
