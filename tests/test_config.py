@@ -198,6 +198,7 @@ def test_an_override_below_what_is_no_mapping_is_a_clear_error(tmp_path: Path, t
         ("model.sample_size=30", "`model.sample_size` has to be a multiple of 4, got 30"),
         ("model.head_hidden_channels=[0]", "`model.head_hidden_channels` has to hold positive widths"),
         ("model.grid_depth=0", "`model.grid_depth` has to be at least 1"),
+        ("model.head_area_channels=8", "`model.head_area_channels` has to be 0 without `model.head_global_channels`"),
         ("model.prediction_type=sample", "`model.prediction_type` has to be one of ('epsilon', 'v_prediction'), got"),
         ("model.beta_end=1.5", "`model.beta_end` has to be in [0.00085, 1), got 1.5"),
     ],
