@@ -24,8 +24,9 @@ from diffretouch.data.dataset import decode, photos_of, read_split
 from diffretouch.evaluation import evenly_spaced, predict_grids, view_scores
 from diffretouch.modeling_affine_grid import NUM_CONDITIONS, NUM_STATISTICS
 
-# Beyond the experts' own range, so that unseen photos reach it too.
-RANGE = 1.1
+# Beyond the experts' own range, so that unseen photos reach it too. How far contrast gets depends most on the photo:
+# at 1.1 packages never seen came to 0.9, at 1.3 they reach 1 for 0.6% of the input's Delta E more with oracle c.
+RANGE = {"colorfulness": 1.1, "brightness": 1.1, "contrast": 1.3, "temperature": 1.1}
 
 
 def _photos(rows: Any, num_photos: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -79,8 +80,9 @@ def calibrate(pipe: DiffRetouchPipeline, rows: Any, *, num_photos: int = 40, rou
         The response (4, 4) that is left, as of `measure_response`.
     """
     photos = list(_photos(rows, num_photos))
+    wanted = np.diag([RANGE[name] for name in ATTRIBUTES])
     for _ in range(rounds):
-        fold(pipe, RANGE * np.linalg.inv(measure_response(pipe, photos)))
+        fold(pipe, wanted @ np.linalg.inv(measure_response(pipe, photos)))
     return measure_response(pipe, photos)
 
 

@@ -126,6 +126,8 @@ def apply_affine(affine: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
 NUM_STATISTICS = 186
 NUM_CONDITIONS = 4
 NUM_LATENTS = 4
+NUM_AREAS = 8  # a side
+NUM_AREA_STATISTICS = 18
 
 
 def photo_statistics(photo: torch.Tensor) -> torch.Tensor:
@@ -208,6 +210,61 @@ def _towards_grey(light: torch.Tensor, width: float) -> tuple[torch.Tensor, torc
     return stops * (share / 0.15).clamp(max=1), share
 
 
+def area_statistics(photo: torch.Tensor) -> torch.Tensor:
+    """What each of 8 x 8 areas of a photo (B, 3, h, w) in [-1, 1] is like -> (B, 18, 8, 8), around 0.
+
+    Its mean; the logarithm of its mean light, as such and beside the whole photo's; how much it varies; how much of it
+    is nearly grey, and the cast of that; where it is (y, x).
+    """
+    unit = (photo.float() + 1) / 2
+    light = unit.clamp(0, 1) ** 2.2
+    high, low = unit.amax(1, keepdim=True), unit.amin(1, keepdim=True)
+    greyness = torch.exp(-(((high - low) / (high + 1e-3) / 0.4) ** 2)) * ((low > 0.05) & (high < 0.98))
+    mean, square, bright, share, grey = (
+        F.adaptive_avg_pool2d(each, NUM_AREAS) for each in (unit, unit**2, light, greyness, unit * greyness)
+    )
+    stops = torch.log(bright + 0.005) / 2 + 1
+    overall = torch.log(light.mean((2, 3), keepdim=True) + 0.005) / 2 + 1
+    cast = torch.log((grey / share.clamp_min(1e-3)).clamp_min(0) + 0.02) * (share / 0.15).clamp(max=1)
+    axis = torch.linspace(-1, 1, NUM_AREAS, device=photo.device)
+    parts = [
+        2 * mean - 1,
+        stops,
+        stops - overall,
+        4 * (square - mean**2).clamp_min(1e-8).sqrt() - 1,
+        share,
+        cast - cast.mean(1, keepdim=True),
+        torch.stack(torch.meshgrid(axis, axis, indexing="ij"))[None].expand(len(photo), -1, -1, -1),
+    ]
+    return torch.cat(parts, dim=1)
+
+
+class AreaPath(nn.Module):
+    """From `area_statistics`, in the light of what the global path has made of the photo, a transform for each area.
+
+    Two 3 x 3 convolutions, so an area knows its neighbours; the global path scales and shifts what the first one finds
+    (FiLM, Perez et al. 2018).
+
+    Args:
+        channels: width.
+        global_channels: width of the global path.
+        grid_depth: luminance bins of the grid.
+    """
+
+    def __init__(self, channels: int, global_channels: int, grid_depth: int):
+        super().__init__()
+        self.told = nn.Linear(global_channels, 2 * channels)
+        self.near = nn.Conv2d(NUM_AREA_STATISTICS, channels, 3, padding=1, padding_mode="replicate")
+        self.far = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate")
+        self.out = nn.Conv2d(channels, 12 * grid_depth, 1)
+
+    def forward(self, statistics: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """`area_statistics` (B, 18, 8, 8), hidden features (B, global_channels) -> (B, 12 depth, 8, 8)."""
+        scale, shift = self.told(hidden)[..., None, None].chunk(2, dim=1)
+        found = F.silu(self.near(statistics) * (1 + scale) + shift)
+        return self.out(found + F.silu(self.far(found)))
+
+
 class AffineGridHead(ModelMixin, ConfigMixin):
     """Predicts the affine bilateral grid from the UNet's affine features and owns the guide curve.
 
@@ -218,6 +275,8 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         global_channels: width of the path that adds one transform to all cells (HDRNet's global features, section
             3.1.2). It knows the photo by its `photo_statistics`, c, and the noisy latents by their means, so exposure,
             white balance and tone curve need not be found by convolutions. 0 = without, as published.
+        area_channels: width of a branch of that path that adds another transform to each of 8 x 8 areas, which it
+            knows by their `area_statistics`: light is often uneven. 0 = without.
         grid_depth: luminance bins of the grid.
         guide_knots: knots per channel of the guide curve.
         guide_threshold_range: initial span of the knots, see `GuideCurve`.
@@ -232,6 +291,7 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         hidden_channels: Sequence[int] = (16, 32),
         mid_channels: int = 64,
         global_channels: int = 0,
+        area_channels: int = 0,
         grid_depth: int = 8,
         guide_knots: int = 16,
         guide_threshold_range: tuple[float, float] = (-1.0, 1.0),
@@ -252,6 +312,11 @@ class AffineGridHead(ModelMixin, ConfigMixin):
                 nn.SiLU(),
                 nn.Linear(global_channels, 12 * grid_depth),
             )
+        self.areas: Any = None
+        if area_channels:
+            if not global_channels:
+                raise ValueError("`area_channels` needs `global_channels`, got 0 of these.")
+            self.areas = AreaPath(area_channels, global_channels, grid_depth)
         self.out = nn.Conv2d(mid_channels, 12 * grid_depth, 1)
         self.guide = GuideCurve(guide_knots, (guide_threshold_range[0], guide_threshold_range[1]))
         self._start_near_identity()
@@ -261,9 +326,14 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         """An untrained head returns nearly the photo itself, so training starts from a picture, not from black."""
         self.out.weight.mul_(0.1)
         self.out.bias = nn.Parameter(identity_coefficients(self.config.grid_depth, 1, 1).flatten())
-        if self.whole is not None:
-            for parameter in self.whole[-1].parameters():
+        for last in self.last_of_global_path():
+            for parameter in last.parameters():
                 parameter.mul_(0.1)
+
+    def last_of_global_path(self) -> list[nn.Module]:
+        """The layers that the coefficients of the global path come out of; none without it."""
+        found = [] if self.whole is None else [self.whole[-1]]
+        return found if self.areas is None else [*found, self.areas.out]
 
     def forward(
         self,
@@ -292,29 +362,49 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         if unet_input is None or timesteps is None or condition is None:
             raise ValueError("`unet_input`, `timesteps` and `condition` are needed with `global_channels`, got None.")
         noisy_latents, photo = unet_input.split([NUM_LATENTS, 3], dim=1)
-        known = photo_statistics(photo), condition, noisy_latents.mean((2, 3)), timesteps
-        return coefficients + self.global_coefficients(*known)
+        added = self.global_coefficients(condition, noisy_latents.mean((2, 3)), timesteps, *self.statistics(photo))
+        size = coefficients.shape[-2:]
+        if added.shape[-1] > 1:
+            spread = F.interpolate(added.flatten(1, 2), size, mode="bilinear", align_corners=False)
+            added = spread.unflatten(1, added.shape[1:3])
+        return coefficients + added
+
+    def statistics(self, photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the global path reads of photos (B, 3, h, w) in [-1, 1]: `photo_statistics` and, of areas, theirs."""
+        return photo_statistics(photo), None if self.areas is None else area_statistics(photo)
 
     def global_coefficients(
-        self, statistics: torch.Tensor, condition: torch.Tensor, latent_means: torch.Tensor, timesteps: torch.Tensor
+        self,
+        condition: torch.Tensor,
+        latent_means: torch.Tensor,
+        timesteps: torch.Tensor,
+        statistics: torch.Tensor,
+        areas: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the global path adds to every cell, (B, 12, depth, 1, 1).
+        """What the global path adds: (B, 12, depth, 1, 1), to every cell, or with areas (B, 12, depth, 8, 8).
 
         Args:
-            statistics: `photo_statistics` (B, 186) of the photo as the UNet sees it.
             condition: c (B, 4).
             latent_means: of the noisy latents' channels, (B, 4): the style that the noise and the UNet's earlier calls
                 have chosen, as far as it concerns the whole picture.
             timesteps: (B,), how far to believe them.
+            statistics: `photo_statistics` (B, 186) of the photo as the UNet sees it.
+            areas: its `area_statistics` (B, 18, 8, 8); None without `area_channels`.
 
         Raises:
-            ValueError: if the head has no `global_channels`.
+            ValueError: if the head has no `global_channels`, or `areas` are missing.
         """
         if self.whole is None:
             raise ValueError("The head has to have `global_channels` for this, got none.")
         time = timesteps.to(latent_means)[:, None] / 500 - 1
         known = [statistics.to(latent_means), condition.to(latent_means), latent_means, time]
-        return self.whole(torch.cat(known, dim=1)).unflatten(1, (12, self.config.grid_depth))[..., None, None]
+        hidden = self.whole[:-1](torch.cat(known, dim=1))
+        coefficients = self.whole[-1](hidden)[..., None, None]
+        if self.areas is not None:
+            if areas is None:
+                raise ValueError("`areas` are needed with `area_channels`, got None.")
+            coefficients = coefficients + self.areas(areas.to(latent_means), hidden)
+        return coefficients.unflatten(1, (12, self.config.grid_depth))
 
     def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Differentiable guide, slice and apply: coefficients (B, 12, D, Gh, Gw) on photos (B, 3, H, W) in [-1, 1].
