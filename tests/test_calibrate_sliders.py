@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from diffretouch import ATTRIBUTES, BUNDLED_MODEL, DiffRetouchPipeline
+from diffretouch.data.dataset import encode
+from diffretouch.data.synthetic import quantise
 
 SCRIPT = Path(__file__).parents[1] / "train_lora" / "calibrate_sliders.py"
 MATRIX = np.array([[1.5, 0, 0, 0], [0, 1, 0, 0], [0.5, -0.25, 1, 0], [0, 0, 0, -1]])
@@ -65,17 +65,10 @@ def test_the_response_scales_with_the_sliders(script, pipe, photo) -> None:
     assert script.measure_response(pipe, wider) == pytest.approx(script.measure_response(pipe, photos) / 2)
 
 
-def encoded(picture: np.ndarray) -> dict[str, bytes]:
-    file = io.BytesIO()
-    Image.fromarray(np.round(picture * 255).astype(np.uint8)).save(file, "PNG")
-    return {"bytes": file.getvalue()}
-
-
 def test_calibrated_sliders_move_their_own_attribute_as_far_as_wanted_and_no_other(script, pipe, photo) -> None:
     experts = [0.8 * photo, photo * [1.1, 1, 0.8], photo.mean(axis=2, keepdims=True) + 0.7 * (photo - 0.5)]
-    rows = [
-        {"photo_id": "ramp", "input": encoded(photo), "target": encoded(np.clip(expert, 0, 1))} for expert in experts
-    ]
+    shown, *targets = [{"bytes": encode(quantise(picture))} for picture in (photo, *experts)]
+    rows = [{"photo_id": "ramp", "input": shown, "target": target} for target in targets]
     response = script.calibrate(pipe, rows, num_photos=1)
     wanted = np.diag([script.RANGE[name] for name in ATTRIBUTES])
     assert response == pytest.approx(wanted, abs=0.1)
