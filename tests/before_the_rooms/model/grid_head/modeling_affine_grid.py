@@ -1,0 +1,718 @@
+"""The affine bilateral grid: predicted by `AffineGridHead`, carried and applied to photos by `AffineGrid`.
+
+This file travels with every model on the Hub, so it imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import nn
+
+# Pixels per tile of `AffineGrid.apply_tiled`: large enough to hide the cost of a call, small enough (about 10 MB of
+# temporaries, 300 MB on a device, where calls cost more than pixels) that memory does not grow with the photo.
+_TILE_PIXELS = 1 << 17
+_DEVICE_TILE_PIXELS = 1 << 22
+
+# Smaller photos are done before the compiled function is imported. By size alone, so that results repeat.
+_COMPILED_FROM_PIXELS = 1 << 18
+COMPILED_APPLY = "diffretouch.compiled_apply"
+"""Entry point group of functions that may stand in for `AffineGrid.apply_tiled` on CPUs, see `compiled_apply`."""
+
+_LOOK_FORMAT = "diffretouch-look"
+_LOOK_VERSION = "1"
+
+
+class GuideCurve(nn.Module):
+    """The learned guide map: a colour mix, one piecewise-linear curve per channel, their mean.
+
+    guide = clamp(mean_c(sum_k slopes[c, k] * relu(v_c - thresholds[c, k])) + bias, 0, 1), with v = rgb @ matrix +
+    matrix_bias (bilateral grid's third coordinate; HDRNet, Gharbi et al. 2017, eq. 7).
+
+    Args:
+        num_knots: knots per channel curve.
+        threshold_range: where the knots start out, on the scale of the photo. (-1, 1) covers the whole photo;
+            the published models started from (0, 1), which leaves everything under mid-grey flat.
+    """
+
+    def __init__(self, num_knots: int = 16, threshold_range: tuple[float, float] = (-1.0, 1.0)):
+        super().__init__()
+        low, high = threshold_range
+        self.matrix = nn.Parameter(torch.eye(3))
+        self.matrix_bias = nn.Parameter(torch.zeros(3))
+        self.thresholds = nn.Parameter(torch.linspace(low, high, num_knots + 1)[:-1].repeat(3, 1))
+        self.slopes = nn.Parameter(torch.zeros(3, num_knots))
+        self.bias = nn.Parameter(torch.zeros(()))
+        with torch.no_grad():
+            self.slopes[:, 0] = 1 / (high - low)
+
+    def forward(self, photo: torch.Tensor) -> torch.Tensor:
+        """Photo (B, 3, H, W) in [-1, 1] -> guide (B, 1, H, W) in [0, 1]."""
+        mixed = torch.einsum("bchw,cd->bdhw", photo, self.matrix) + self.matrix_bias.view(3, 1, 1)
+        curve = torch.zeros_like(mixed)
+        # One knot at a time: all of them at once would hold 16 copies of the photo.
+        for threshold, slope in zip(self.thresholds.unbind(1), self.slopes.unbind(1), strict=True):
+            curve = curve + slope.view(3, 1, 1) * F.relu(mixed - threshold.view(3, 1, 1))
+        return (curve.mean(1, keepdim=True) + self.bias).clamp(0, 1)
+
+
+def slice_affine_grid(
+    coefficients: torch.Tensor, guide: torch.Tensor, rows: tuple[int, int] | None = None, height: int | None = None
+) -> torch.Tensor:
+    """Slice an affine bilateral grid at the pixels of a guide map (bilateral slicing; HDRNet, eq. 4).
+
+    Trilinear with x = 2j/(W-1)-1, y = 2i/(H-1)-1, z = 2g-1, cell centres at half positions and border padding.
+    A side of one pixel reads the middle of the grid. Works in at least float32: half floats cannot hold the position
+    of a pixel.
+
+    Args:
+        coefficients: (B, 12, D, Gh, Gw), affine index slowest.
+        guide: (B, 1, H, W) in [0, 1], or the band of rows `rows` of it.
+        rows: first and last + 1 row that `guide` covers when it is a band of a picture of `height` rows.
+        height: rows of the whole picture.
+
+    Returns:
+        (B, 12, H, W): per pixel the 3 x 4 transform, row-major.
+    """
+    dtype = torch.promote_types(guide.dtype, torch.float32)
+    coefficients, guide = coefficients.to(dtype), guide.to(dtype)
+    first, last = rows if rows is not None else (0, guide.shape[2])
+    y = _axis(height if height is not None else guide.shape[2], guide)[first:last]
+    x = _axis(guide.shape[3], guide)
+    where = torch.stack(
+        torch.broadcast_tensors(x, y[:, None], 2 * guide[:, 0] - 1),  # each (B, H, W)
+        dim=-1,
+    )
+    sliced = F.grid_sample(
+        coefficients, where[:, None], mode="bilinear", padding_mode="border", align_corners=False
+    )  # (B, 12, 1, H, W)
+    return sliced[:, :, 0]
+
+
+def _axis(length: int, like: torch.Tensor) -> torch.Tensor:
+    if length == 1:
+        return like.new_zeros(1)
+    return torch.arange(length, dtype=like.dtype, device=like.device) * (2 / (length - 1)) - 1
+
+
+def apply_affine(affine: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
+    """Per-pixel transforms (B, 12, H, W) on a photo (B, 3, H, W) in [-1, 1] -> (B, 3, H, W), not clamped.
+
+    Row r of the result is affine[4r : 4r + 3] . rgb + affine[4r + 3].
+    """
+    rows = affine.unflatten(1, (3, 4))  # (B, 3, 4, H, W)
+    # Sum of products per input channel: a broadcast (B, 3, 3, H, W) product would triple the memory.
+    retouched = rows[:, :, 3]
+    for channel in range(3):
+        retouched = torch.addcmul(retouched, rows[:, :, channel], photo[:, channel : channel + 1])
+    return retouched
+
+
+NUM_STATISTICS = 186
+NUM_CONDITIONS = 4
+NUM_LATENTS = 4
+NUM_AREAS = 8  # a side
+NUM_AREA_STATISTICS = 18
+
+
+def photo_statistics(photo: torch.Tensor) -> torch.Tensor:
+    """What a colourist reads off a scope: numbers that sum up a photo (B, 3, h, w) in [-1, 1] -> (B, 186), around 0.
+
+    11 quantiles per channel (linear and logarithmic) and of the saturation, the channels' covariance, the mean of
+    what is nearly grey (linear and logarithmic) and its share; of its linear light the white balance found, the
+    tones, and what saturation is left in that balance (`_light_statistics`); and the means of 4 x 4 areas.
+    """
+    unit = (photo.float() + 1) / 2
+    pixels = unit.flatten(2)  # (B, 3, N)
+    levels = torch.linspace(0.02, 0.98, 11, device=photo.device)
+    tones = torch.quantile(pixels, levels, dim=2).permute(1, 0, 2).flatten(1)  # (B, 33)
+    high, low = pixels.amax(1), pixels.amin(1)
+    saturation = high - low
+    centred = pixels - pixels.mean(2, keepdim=True)
+    covariance = torch.einsum("bcn,bdn->bcd", centred, centred).flatten(1) / pixels.shape[2]
+    greyness = torch.exp(-((saturation / (high + 1e-3) / 0.4) ** 2))  # (B, N)
+    grey = (pixels * greyness[:, None]).sum(2) / greyness.sum(1, keepdim=True).clamp_min(1e-6)
+    parts = [
+        2 * tones - 1,
+        torch.log(tones.clamp_min(0) + 0.02) + 1.5,
+        2 * torch.quantile(saturation, levels, dim=1).T - 1,
+        10 * covariance,
+        2 * grey - 1,
+        torch.log(grey.clamp_min(0) + 0.02) + 1.5,
+        greyness.mean(1, keepdim=True),
+        _light_statistics(pixels),
+        2 * F.adaptive_avg_pool2d(unit, 4).flatten(1) - 1,
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _light_statistics(pixels: torch.Tensor) -> torch.Tensor:
+    """White balance, tones and balanced saturation of sRGB pixels (B, 3, N) in [0, 1] -> (B, 45).
+
+    Grey is looked for three times, strictly and generously, each time in the light as balanced so far: a cast hides
+    what is grey.
+    """
+    curve = ((pixels.clamp(0.04045, 1) + 0.055) / 1.055) ** 2.4
+    light = torch.where(pixels <= 0.04045, pixels.clamp_min(0) / 12.92, curve)
+    parts, balanced = [], light
+    for width in (0.2, 0.4):
+        total = light.new_zeros(*light.shape[:2], 1)
+        for _ in range(3):
+            stops, share = _towards_grey(light * torch.exp(total), width)
+            total = total + stops[..., None]
+            parts += [2 * stops, share]
+        parts.append(2 * total[..., 0])
+        balanced = light * torch.exp(total)
+    luminance = (light * light.new_tensor([0.2126, 0.7152, 0.0722]).view(3, 1)).sum(1)  # (B, N)
+    colours = balanced.clamp(1e-6, 1) ** (1 / 2.2)
+    saturation = colours.amax(1) - colours.amin(1)
+    levels = light.new_tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+    tones = light.new_tensor([0.005, 0.1, 0.3, 0.5, 0.7, 0.9, 0.995])
+    return torch.cat(
+        [
+            *parts,
+            luminance.clamp_min(1e-3).log().mean(1, keepdim=True) / 2 + 1,
+            luminance.mean(1, keepdim=True).clamp_min(1e-3).log() / 2 + 1,
+            2 * torch.quantile(saturation, levels, dim=1).T - 1,
+            2 * saturation.mean(1, keepdim=True),
+            torch.quantile(torch.log(luminance + 0.005), tones, dim=1).T / 2 + 1,
+        ],
+        dim=1,
+    )
+
+
+def _towards_grey(light: torch.Tensor, width: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logarithmic gains (B, 3) that make the mean of what is nearly grey in light (B, 3, N) grey; its share (B, 1).
+
+    `width`: saturation, (high - low) / high, up to which a pixel is believed. Few such pixels say little.
+    """
+    high, low = light.amax(1), light.amin(1)
+    saturation = (high - low) / high.clamp_min(1e-3)
+    weights = torch.exp(-((saturation / width) ** 2)) * ((low > 0.01) & (high < 0.98))  # (B, N)
+    share = weights.mean(1, keepdim=True)
+    mean = ((light * weights[:, None]).sum(2) / weights.sum(1, keepdim=True).clamp_min(1e-4)).clamp_min(1e-4)
+    stops = torch.log(mean.mean(1, keepdim=True) / mean).clamp(-0.7, 0.7)
+    return stops * (share / 0.15).clamp(max=1), share
+
+
+def area_statistics(photo: torch.Tensor) -> torch.Tensor:
+    """What each of 8 x 8 areas of a photo (B, 3, h, w) in [-1, 1] is like -> (B, 18, 8, 8), around 0.
+
+    Its mean; the logarithm of its mean light, as such and beside the whole photo's; how much it varies; how much of it
+    is nearly grey, and the cast of that; where it is (y, x).
+    """
+    unit = (photo.float() + 1) / 2
+    light = unit.clamp(0, 1) ** 2.2
+    high, low = unit.amax(1, keepdim=True), unit.amin(1, keepdim=True)
+    greyness = torch.exp(-(((high - low) / (high + 1e-3) / 0.4) ** 2)) * ((low > 0.05) & (high < 0.98))
+    mean, square, bright, share, grey = (
+        F.adaptive_avg_pool2d(each, NUM_AREAS) for each in (unit, unit**2, light, greyness, unit * greyness)
+    )
+    stops = torch.log(bright + 0.005) / 2 + 1
+    overall = torch.log(light.mean((2, 3), keepdim=True) + 0.005) / 2 + 1
+    cast = torch.log((grey / share.clamp_min(1e-3)).clamp_min(0) + 0.02) * (share / 0.15).clamp(max=1)
+    axis = torch.linspace(-1, 1, NUM_AREAS, device=photo.device)
+    parts = [
+        2 * mean - 1,
+        stops,
+        stops - overall,
+        4 * (square - mean**2).clamp_min(1e-8).sqrt() - 1,
+        share,
+        cast - cast.mean(1, keepdim=True),
+        torch.stack(torch.meshgrid(axis, axis, indexing="ij"))[None].expand(len(photo), -1, -1, -1),
+    ]
+    return torch.cat(parts, dim=1)
+
+
+class AreaPath(nn.Module):
+    """From `area_statistics`, in the light of what the global path has made of the photo, a transform for each area.
+
+    Two 3 x 3 convolutions, so an area knows its neighbours; the global path scales and shifts what the first one finds
+    (FiLM, Perez et al. 2018).
+
+    Args:
+        channels: width.
+        global_channels: width of the global path.
+        grid_depth: luminance bins of the grid.
+    """
+
+    def __init__(self, channels: int, global_channels: int, grid_depth: int):
+        super().__init__()
+        self.told = nn.Linear(global_channels, 2 * channels)
+        self.near = nn.Conv2d(NUM_AREA_STATISTICS, channels, 3, padding=1, padding_mode="replicate")
+        self.far = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate")
+        self.out = nn.Conv2d(channels, 12 * grid_depth, 1)
+
+    def forward(self, statistics: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """`area_statistics` (B, 18, 8, 8), hidden features (B, global_channels) -> (B, 12 depth, 8, 8)."""
+        scale, shift = self.told(hidden)[..., None, None].chunk(2, dim=1)
+        found = F.silu(self.near(statistics) * (1 + scale) + shift)
+        return self.out(found + F.silu(self.far(found)))
+
+
+class AffineGridHead(ModelMixin, ConfigMixin):
+    """Predicts the affine bilateral grid from the UNet's affine features and owns the guide curve.
+
+    Args:
+        in_channels: channels of the affine features.
+        hidden_channels: widths of the stride-2 convolutions, one each: two halve twice (64 -> 16).
+        mid_channels: width of the 1 x 1 bottleneck.
+        global_channels: width of the path that adds one transform to all cells (HDRNet's global features, section
+            3.1.2). It knows the photo by its `photo_statistics`, c, and the noisy latents by their means, so exposure,
+            white balance and tone curve need not be found by convolutions. 0 = without, as published.
+        area_channels: width of a branch of that path that adds another transform to each of 8 x 8 areas, which it
+            knows by their `area_statistics`: light is often uneven. 0 = without.
+        grid_depth: luminance bins of the grid.
+        guide_knots: knots per channel of the guide curve.
+        guide_threshold_range: initial span of the knots, see `GuideCurve`.
+    """
+
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 4,
+        hidden_channels: Sequence[int] = (16, 32),
+        mid_channels: int = 64,
+        global_channels: int = 0,
+        area_channels: int = 0,
+        grid_depth: int = 8,
+        guide_knots: int = 16,
+        guide_threshold_range: tuple[float, float] = (-1.0, 1.0),
+    ):
+        super().__init__()
+        widths = [in_channels, *hidden_channels]
+        self.down = nn.ModuleList(
+            nn.Conv2d(narrow, wide, 3, stride=2, padding=1)
+            for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.mid = nn.Conv2d(widths[-1], mid_channels, 1)
+        self.whole: Any = None
+        if global_channels:
+            self.whole = nn.Sequential(
+                nn.Linear(NUM_STATISTICS + NUM_CONDITIONS + NUM_LATENTS + 1, global_channels),
+                nn.SiLU(),
+                nn.Linear(global_channels, global_channels),
+                nn.SiLU(),
+                nn.Linear(global_channels, 12 * grid_depth),
+            )
+        self.areas: Any = None
+        if area_channels:
+            if not global_channels:
+                raise ValueError("`area_channels` needs `global_channels`, got 0 of these.")
+            self.areas = AreaPath(area_channels, global_channels, grid_depth)
+        self.out = nn.Conv2d(mid_channels, 12 * grid_depth, 1)
+        self.guide = GuideCurve(guide_knots, (guide_threshold_range[0], guide_threshold_range[1]))
+        self._start_near_identity()
+
+    @torch.no_grad()
+    def _start_near_identity(self) -> None:
+        """An untrained head returns nearly the photo itself, so training starts from a picture, not from black."""
+        self.out.weight.mul_(0.1)
+        self.out.bias = nn.Parameter(identity_coefficients(self.config.grid_depth, 1, 1).flatten())
+        for last in self.last_of_global_path():
+            for parameter in last.parameters():
+                parameter.mul_(0.1)
+
+    def last_of_global_path(self) -> list[nn.Module]:
+        """The layers that the coefficients of the global path come out of; none without it."""
+        found = [] if self.whole is None else [self.whole[-1]]
+        return found if self.areas is None else [*found, self.areas.out]
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        unet_input: torch.Tensor | None = None,
+        timesteps: torch.Tensor | None = None,
+        condition: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Affine features (B, in_channels, h, w) -> grid coefficients (B, 12, depth, Gh, Gw).
+
+        Args:
+            features: of the UNet's last call.
+            unet_input: of that call, (B, 7, h, w): noisy latents and photo. Read with `global_channels` alone, like
+                what follows.
+            timesteps: of that call, (B,).
+            condition: c (B, 4).
+
+        Raises:
+            ValueError: if the head has `global_channels`, and one of the last three is missing.
+        """
+        for conv in self.down:
+            features = F.relu(conv(features))
+        coefficients = self.out(self.mid(features)).unflatten(1, (12, self.config.grid_depth))
+        if self.whole is None:
+            return coefficients
+        if unet_input is None or timesteps is None or condition is None:
+            raise ValueError("`unet_input`, `timesteps` and `condition` are needed with `global_channels`, got None.")
+        noisy_latents, photo = unet_input.split([NUM_LATENTS, 3], dim=1)
+        added = self.global_coefficients(condition, noisy_latents.mean((2, 3)), timesteps, *self.statistics(photo))
+        size = coefficients.shape[-2:]
+        if added.shape[-1] > 1:
+            spread = F.interpolate(added.flatten(1, 2), size, mode="bilinear", align_corners=False)
+            added = spread.unflatten(1, added.shape[1:3])
+        return coefficients + added
+
+    def statistics(self, photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the global path reads of photos (B, 3, h, w) in [-1, 1]: `photo_statistics` and, of areas, theirs."""
+        return photo_statistics(photo), None if self.areas is None else area_statistics(photo)
+
+    def global_coefficients(
+        self,
+        condition: torch.Tensor,
+        latent_means: torch.Tensor,
+        timesteps: torch.Tensor,
+        statistics: torch.Tensor,
+        areas: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the global path adds: (B, 12, depth, 1, 1), to every cell, or with areas (B, 12, depth, 8, 8).
+
+        Args:
+            condition: c (B, 4).
+            latent_means: of the noisy latents' channels, (B, 4): the style that the noise and the UNet's earlier calls
+                have chosen, as far as it concerns the whole picture.
+            timesteps: (B,), how far to believe them.
+            statistics: `photo_statistics` (B, 186) of the photo as the UNet sees it.
+            areas: its `area_statistics` (B, 18, 8, 8); None without `area_channels`.
+
+        Raises:
+            ValueError: if the head has no `global_channels`, or `areas` are missing.
+        """
+        if self.whole is None:
+            raise ValueError("The head has to have `global_channels` for this, got none.")
+        time = timesteps.to(latent_means)[:, None] / 500 - 1
+        known = [statistics.to(latent_means), condition.to(latent_means), latent_means, time]
+        hidden = self.whole[:-1](torch.cat(known, dim=1))
+        coefficients = self.whole[-1](hidden)[..., None, None]
+        if self.areas is not None:
+            if areas is None:
+                raise ValueError("`areas` are needed with `area_channels`, got None.")
+            coefficients = coefficients + self.areas(areas.to(latent_means), hidden)
+        return coefficients.unflatten(1, (12, self.config.grid_depth))
+
+    def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
+        """Differentiable guide, slice and apply: coefficients (B, 12, D, Gh, Gw) on photos (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            (B, 3, H, W) around [-1, 1], not clamped, so that every pixel keeps its gradient in training.
+        """
+        return apply_affine(slice_affine_grid(coefficients, self.guide(photo)), photo)
+
+    def grids(self, coefficients: torch.Tensor) -> list[AffineGrid]:
+        """One self-contained float32 `AffineGrid` per batch entry; later changes of the head do not reach them."""
+        # Sequential offload keeps the guide's numbers away from the module until its hook fetches them.
+        hook = getattr(self.guide, "_hf_hook", None)
+        if hook is None:
+            return [AffineGrid(grid, self.guide) for grid in coefficients]
+        hook.pre_forward(self.guide)
+        try:
+            return [AffineGrid(grid, self.guide) for grid in coefficients]
+        finally:
+            hook.post_forward(self.guide, None)
+
+
+def identity_coefficients(depth: int, height: int, width: int) -> torch.Tensor:
+    """(12, depth, height, width) of the transform that changes nothing: channels 0, 5 and 10 are one."""
+    coefficients = torch.zeros(12, depth, height, width)
+    coefficients[[0, 5, 10]] = 1
+    return coefficients
+
+
+def _detached_copy(guide: GuideCurve) -> GuideCurve:
+    """The same curve in float32, without the gradients and the offload hooks of its owner."""
+    fresh = GuideCurve(num_knots=guide.thresholds.shape[-1])
+    fresh.load_state_dict(guide.state_dict())
+    return fresh.requires_grad_(False)
+
+
+@functools.cache
+def compiled_apply() -> Callable[..., np.ndarray] | None:
+    """A compiled function for `AffineGrid.apply`, if one is installed.
+
+    Found by the entry point group `COMPILED_APPLY`, not by a package's name: so this file needs no package, and the
+    installed one speeds up the copies of this file that come as remote code. The function takes (photo, coefficients,
+    guide parameters by name, strength, threads, out, rows) as numpy arrays: photo and out (H, W, 3), any strides;
+    writes and returns out, or a new array where out is None. `rows` is as in `AffineGrid.apply`.
+    """
+    for entry in entry_points(group=COMPILED_APPLY):
+        try:
+            return entry.load()
+        except ImportError:  # of an optional dependency
+            continue
+    return None
+
+
+class AffineGrid:
+    """One retouch: an affine bilateral grid with the guide curve it is sliced by. Applies to a photo of any size.
+
+    Args:
+        coefficients: (12, depth, height, width) float, finite; identity = channels 0, 5 and 10 equal to one.
+        guide: the curve that maps a photo to the grid's depth. Copied.
+
+    Raises:
+        TypeError, ValueError: if the coefficients are not such a tensor, or the guide is not such a curve.
+    """
+
+    def __init__(self, coefficients: torch.Tensor, guide: GuideCurve):
+        if not isinstance(coefficients, torch.Tensor) or not coefficients.is_floating_point():
+            kind = coefficients.dtype if isinstance(coefficients, torch.Tensor) else type(coefficients).__name__
+            raise TypeError(f"`coefficients` has to be a float torch.Tensor, got {kind}.")
+        if coefficients.ndim != 4 or coefficients.shape[0] != 12 or 0 in coefficients.shape:
+            raise ValueError(
+                f"`coefficients` has to be of shape (12, depth, height, width), got {tuple(coefficients.shape)}."
+            )
+        # By a part's name, not by class: remote code may hold this class a second time.
+        if not hasattr(guide, "thresholds"):
+            raise TypeError(f"`guide` has to be a GuideCurve, got {type(guide).__name__}.")
+        self.coefficients = coefficients.detach().float().clone()
+        self.guide = _detached_copy(guide).to(coefficients.device)
+        if not torch.isfinite(self.coefficients).all():
+            raise ValueError("`coefficients` has to be finite, got NaN or infinite values.")
+        if not all(torch.isfinite(parameter).all() for parameter in self.guide.parameters()):
+            raise ValueError("`guide` has to be finite, got NaN or infinite values.")
+
+    def __repr__(self) -> str:
+        return f"AffineGrid({'x'.join(map(str, self.coefficients.shape))}, device={self.coefficients.device})"
+
+    @classmethod
+    def identity(cls, depth: int = 8, height: int = 16, width: int = 16) -> AffineGrid:
+        """The retouch that returns every photo unchanged."""
+        return cls(identity_coefficients(depth, height, width), GuideCurve())
+
+    def to(self, device: str | torch.device) -> AffineGrid:
+        """The same retouch on another device."""
+        return AffineGrid(self.coefficients.to(device), self.guide)
+
+    @torch.no_grad()
+    def apply(self, photo: Any, strength: float = 1.0, rows: tuple[int, int] | None = None) -> Any:
+        """Retouch a photo at its own resolution; returns the same kind, size and depth as given.
+
+        Memory beyond input and output stays constant: `compiled_apply` works through rows where it is installed and
+        photo and grid are on the CPU, `apply_tiled` through bands of rows elsewhere. Both agree within rounding.
+
+        Args:
+            photo: PIL image of 8 bits per channel (returned as RGB, or as RGBA with its alpha untouched) |
+                np (H, W, 3) uint8, uint16 or float in [0, 1] | torch (3, H, W) or (B, 3, H, W) float in [0, 1].
+                Computed in float32, whatever the float type.
+            strength: in [0, 2]; 0 returns the photo, 1 the retouch, between and beyond blends the transforms with
+                the identity.
+            rows: (first, height) where an np photo is a band of a picture of `height` rows, `first` being its first.
+
+        Raises:
+            TypeError, ValueError: on any other photo or strength.
+        """
+        check_strength(strength)
+        if isinstance(photo, PIL.Image.Image):
+            return self._apply_pil(photo, strength)
+        if isinstance(photo, np.ndarray):
+            return self._apply_numpy(photo, strength, rows)
+        if isinstance(photo, torch.Tensor):
+            return self._apply_torch(photo, strength)
+        raise TypeError(f"`photo` has to be a PIL image, a numpy array or a torch tensor, got {type(photo).__name__}.")
+
+    def _apply_pil(self, photo: PIL.Image.Image, strength: float) -> PIL.Image.Image:
+        check_photo_pil("photo", photo)
+        pixels = np.asarray(photo if photo.mode == "RGB" else photo.convert("RGB"))
+        retouched = PIL.Image.fromarray(self._apply_numpy(pixels, strength))
+        if photo.mode in ("RGB", "RGBA", "P") and "icc_profile" in photo.info:
+            retouched.info["icc_profile"] = photo.info["icc_profile"]
+        if photo.has_transparency_data:
+            retouched.putalpha(photo.convert("RGBA").getchannel("A"))
+        return retouched
+
+    def _apply_numpy(self, photo: np.ndarray, strength: float, rows: tuple[int, int] | None = None) -> np.ndarray:
+        check_photo_array("photo", photo)
+        _check_rows(rows, len(photo))
+        if strength == 0:
+            return photo.copy()  # exact for float64 too, which float32 would round
+        whole_height = rows[1] if rows else photo.shape[0]
+        compiled = self._compiled_for(whole_height, photo.shape[1])
+        return compiled(photo, strength, None, rows) if compiled else self._tile_numpy(photo, strength, rows)
+
+    def _apply_torch(self, photo: torch.Tensor, strength: float) -> torch.Tensor:
+        check_photo_tensor("photo", photo)
+        if strength == 0:
+            return photo.clone()
+        compiled = self._compiled_for(*photo.shape[-2:])
+        if not compiled or photo.device.type != "cpu" or photo.dtype == torch.bfloat16:  # numpy knows no bfloat16
+            return self._tile_torch(photo, strength)
+        out = torch.empty_like(photo)
+        for source, target in zip(photo.view(-1, *photo.shape[-3:]), out.view(-1, *photo.shape[-3:]), strict=True):
+            compiled(source.detach().permute(1, 2, 0).numpy(), strength, target.permute(1, 2, 0).numpy(), None)
+        return out
+
+    def _compiled_for(self, height: int, width: int) -> Callable[..., np.ndarray] | None:
+        """(photo, strength, out, rows) -> out, if a photo of that size is to be retouched by `compiled_apply`."""
+        if height * width < _COMPILED_FROM_PIXELS or self.coefficients.device.type != "cpu":
+            return None
+        compiled = compiled_apply()
+        if compiled is None:
+            return None
+        guide = {name: tensor.numpy() for name, tensor in self.guide.state_dict().items()}
+        return lambda photo, strength, out, rows: compiled(
+            photo, self.coefficients.numpy(), guide, strength, torch.get_num_threads(), out, rows
+        )
+
+    @torch.no_grad()
+    def apply_tiled(self, photo: Any, strength: float = 1.0) -> Any:
+        """What `apply` does to np and torch photos, by torch operations alone and on the grid's device."""
+        check_strength(strength)
+        if isinstance(photo, np.ndarray):
+            check_photo_array("photo", photo)
+            return self._tile_numpy(photo, strength)
+        check_photo_tensor("photo", photo)
+        return self._tile_torch(photo, strength)
+
+    def _tile_numpy(self, photo: np.ndarray, strength: float, rows: tuple[int, int] | None = None) -> np.ndarray:
+        height, width, _ = photo.shape
+        top_row, whole_height = rows or (0, height)
+        top = np.iinfo(photo.dtype).max if photo.dtype.kind == "u" else None
+        kind = np.uint8 if photo.dtype == np.uint8 else np.float32  # bytes go to a device as bytes
+        out = np.empty_like(photo)
+        for band in self._bands(height, width):
+            source = torch.from_numpy(np.array(photo[band], kind))
+            pixels = source.to(self.coefficients.device).permute(2, 0, 1)
+            place = slice(top_row + band.start, top_row + band.stop)
+            values = self._apply_band(pixels / top if top else pixels, place, whole_height, strength)
+            values = (values * top).round_() if top else values
+            out[band] = values.permute(1, 2, 0).to(source.dtype).cpu().numpy()
+        return out
+
+    def _tile_torch(self, photo: torch.Tensor, strength: float) -> torch.Tensor:
+        batch = photo if photo.ndim == 4 else photo[None]
+        out = torch.empty_like(batch)
+        for source, target in zip(batch, out, strict=True):
+            for band in self._bands(*source.shape[1:]):
+                pixels = source[:, band].to(self.coefficients.device, torch.float32)
+                target[:, band] = self._apply_band(pixels, band, source.shape[1], strength)
+        return out.reshape(photo.shape)
+
+    def _bands(self, height: int, width: int) -> list[slice]:
+        pixels = _TILE_PIXELS if self.coefficients.device.type == "cpu" else _DEVICE_TILE_PIXELS
+        rows = max(1, pixels // width)
+        return [slice(first, min(height, first + rows)) for first in range(0, height, rows)]
+
+    def _apply_band(self, photo: torch.Tensor, band: slice, height: int, strength: float) -> torch.Tensor:
+        """Rows `band` (3, h, W) of a photo of `height` rows, float32 in [0, 1] -> the same, retouched and clamped."""
+        pixels = photo[None]
+        signed = pixels * 2 - 1
+        affine = slice_affine_grid(self.coefficients[None], self.guide(signed), (band.start, band.stop), height)
+        retouched = (apply_affine(affine, signed) + 1) / 2
+        # Blending pictures equals blending the transforms with the identity.
+        return torch.lerp(pixels, retouched, strength)[0].clamp(0, 1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write this retouch as one self-contained safetensors file, atomically."""
+        target = Path(path)
+        tensors = {"coefficients": self.coefficients, **{f"guide.{k}": v for k, v in self.guide.state_dict().items()}}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        data = serialize(tensors, metadata={"format": _LOOK_FORMAT, "version": _LOOK_VERSION})
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AffineGrid:
+        """Read a retouch written by `save`.
+
+        Raises:
+            FileNotFoundError, PermissionError: if there is no such file, or it may not be read.
+            ValueError: if the file is not a look, or is damaged.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (SafetensorError, OSError) as error:  # OSError: a folder, a device
+            raise ValueError(f"`path` has to be a look file (.safetensors), got {path}: {error}.") from error
+        if metadata.get("format") != _LOOK_FORMAT or metadata.get("version") != _LOOK_VERSION:
+            raise ValueError(
+                f"`path` has to be a look of version {_LOOK_VERSION}, got {path} with metadata {metadata}."
+            )
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.float32:
+                raise ValueError(f"`path` has to hold float32 numbers, got {tensor.dtype} for {name} in {path}.")
+        guide_state = {name.removeprefix("guide."): t for name, t in tensors.items() if name.startswith("guide.")}
+        num_knots = max([1, *guide_state.get("thresholds", torch.empty(0)).shape[-1:]])
+        guide = GuideCurve(num_knots)
+        wanted = {name: list(tensor.shape) for name, tensor in guide.state_dict().items()}
+        given = {name: list(tensor.shape) for name, tensor in guide_state.items()}
+        if given != wanted:
+            raise ValueError(f"`path` has to hold a guide curve of shapes {wanted}, got {given} in {path}.")
+        guide.load_state_dict(guide_state)
+        try:
+            return cls(tensors.get("coefficients", torch.empty(0)), guide)
+        except ValueError as error:
+            raise ValueError(f"`path` has to be an undamaged look, got {path}: {error}") from error
+
+
+def check_strength(strength: float) -> None:
+    """Raise unless `strength` is a number in [0, 2]."""
+    if isinstance(strength, bool) or not isinstance(strength, (int, float, np.integer, np.floating)):
+        raise TypeError(f"`strength` has to be a number in [0, 2], got {type(strength).__name__}.")
+    if not 0 <= strength <= 2:
+        raise ValueError(f"`strength` has to be a number in [0, 2], got {strength}.")
+
+
+def _check_rows(rows: tuple[int, int] | None, band: int) -> None:
+    if rows is not None and not 0 <= rows[0] <= rows[1] - band:
+        raise ValueError(
+            f"`rows` has to be (first, height) of a picture that has room for {band} rows from first, got {rows}."
+        )
+
+
+def check_photo_pil(name: str, photo: PIL.Image.Image) -> None:
+    """Raise unless `photo` is a PIL image of at most 8 bits per channel, not empty."""
+    if 0 in photo.size:
+        raise ValueError(f"`{name}` has to be at least 1 x 1 pixels, got {photo.width} x {photo.height}.")
+    if photo.mode[0] in "IF":  # Pillow would clip these to 8 bits without scaling
+        raise ValueError(
+            f"`{name}` has to be a PIL image of 8 bits per channel, got mode {photo.mode}: pass more bits as an array."
+        )
+
+
+def check_photo_array(name: str, photo: np.ndarray) -> None:
+    """Raise unless `photo` is np (H, W, 3) uint8, uint16 or float in [0, 1], not empty."""
+    if photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
+        raise ValueError(f"`{name}` has to be an array of shape (H, W, 3), got {photo.shape}.")
+    if photo.dtype not in (np.uint8, np.uint16) and photo.dtype.kind != "f":
+        raise TypeError(f"`{name}` has to be of dtype uint8, uint16 or float, got {photo.dtype}.")
+    if photo.dtype.kind == "f":
+        _check_unit_range(name, float(photo.min()), float(photo.max()))
+
+
+def check_photo_tensor(name: str, photo: torch.Tensor) -> None:
+    """Raise unless `photo` is torch (3, H, W) or (B, 3, H, W) float in [0, 1], not empty."""
+    if photo.ndim not in (3, 4) or photo.shape[-3] != 3 or 0 in photo.shape:
+        raise ValueError(f"`{name}` has to be a tensor of shape (3, H, W) or (B, 3, H, W), got {tuple(photo.shape)}.")
+    if not photo.is_floating_point():
+        raise TypeError(f"`{name}` has to be a float tensor in [0, 1], got {photo.dtype}.")
+    _check_unit_range(name, photo.min().item(), photo.max().item())
+
+
+def _check_unit_range(name: str, low: float, high: float) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"`{name}` has to be finite, got NaN or infinite values.")
+    if low < 0 or high > 1:
+        raise ValueError(f"`{name}` has to hold values in [0, 1], got [{low:g}, {high:g}].")

@@ -1,0 +1,75 @@
+"""A fixed latent codec with the interface of diffusers' `AutoencoderKL`, for small models.
+
+This file travels with every model that uses it, so it imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import nn
+
+# Orthonormal opponent axes: luminance-like, red-blue (warmth), green-magenta. Retouching moves these apart.
+_OPPONENTS = ((0.57735, 0.57735, 0.57735), (0.70711, 0.0, -0.70711), (-0.40825, 0.81650, -0.40825))
+
+
+class FixedLatentCodec(ModelMixin, ConfigMixin):
+    """Latents that hold what a global or regional retouch decides: per patch the mean colour and the detail.
+
+    Channels 0-2 are the patch's mean colour on opponent axes, channel 3 the logarithm of its RMS detail (what the
+    contrast attribute measures), each brought to about unit variance by `shift` and `scale`. Nothing is learned, so
+    a small UNet spends its capacity on retouching. The decoder returns the mean colours, enlarged: blurred by design,
+    since the method never shows decoded pixels.
+
+    Args:
+        patch_size: pixels per latent, each way.
+        shift, scale: per channel, latent = (raw - shift) / scale; the defaults are measured on retouched photos.
+        scaling_factor: as in `AutoencoderKL`; 1, because `scale` already normalises.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: int = 8,
+        shift: tuple[float, float, float, float] = (-0.05, 0.05, 0.03, -2.5),
+        scale: tuple[float, float, float, float] = (0.85, 0.25, 0.1, 1.15),
+        scaling_factor: float = 1.0,
+        latent_channels: int = 4,
+    ):
+        super().__init__()
+        # Buffers alone would leave nothing to save; these keep dtype and device where diffusers looks for them.
+        self.opponents = nn.Parameter(torch.tensor(_OPPONENTS), requires_grad=False)
+        self.latent_shift = nn.Parameter(torch.tensor([float(s) for s in shift]), requires_grad=False)
+        self.latent_scale = nn.Parameter(torch.tensor([float(s) for s in scale]), requires_grad=False)
+
+    @apply_forward_hook
+    def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
+        """Pictures (B, 3, H, W) in [-1, 1], H and W multiples of `patch_size` -> `latent_dist` over
+        (B, 4, H / patch_size, W / patch_size) with no spread: `sample()` equals `mode()`."""
+        patch = self.config.patch_size
+        if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape or x.shape[2] % patch or x.shape[3] % patch:
+            raise ValueError(
+                f"`x` has to be of shape (B, 3, H, W) with sides that are multiples of {patch}, got {tuple(x.shape)}."
+            )
+        colours = F.avg_pool2d(x, patch)  # (B, 3, h, w)
+        # About the mean, not as a difference of squares: that would drown smooth patches in half-float rounding.
+        deviation = x - F.interpolate(colours, scale_factor=patch, mode="nearest")
+        variance = F.avg_pool2d(deviation.square(), patch).mean(1, keepdim=True)
+        detail = 0.5 * torch.log(variance + 1e-4)  # (B, 1, h, w)
+        raw = torch.cat([torch.einsum("bchw,dc->bdhw", colours, self.opponents), detail], dim=1)
+        latents = (raw - self.latent_shift.view(4, 1, 1)) / self.latent_scale.view(4, 1, 1)
+        moments = torch.cat([latents, torch.zeros_like(latents)], dim=1)
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
+
+    @apply_forward_hook
+    def decode(self, z: torch.Tensor) -> DecoderOutput:
+        """Latents (B, 4, h, w) -> pictures (B, 3, h * patch_size, w * patch_size) in [-1, 1]."""
+        raw = z[:, :3] * self.latent_scale[:3].view(3, 1, 1) + self.latent_shift[:3].view(3, 1, 1)
+        colours = torch.einsum("bdhw,dc->bchw", raw, self.opponents)
+        enlarged = F.interpolate(colours, scale_factor=self.config.patch_size, mode="bilinear", align_corners=False)
+        return DecoderOutput(sample=enlarged.clamp(-1, 1))
