@@ -87,7 +87,7 @@ def apply_whole(grid: Any, photo: Any) -> Any:
     """The retouch written the obvious way."""
     import torch
 
-    from diffretouch.modeling_affine_grid import apply_affine, slice_affine_grid
+    from diffretouch.model.modeling_affine_grid import apply_affine, slice_affine_grid
 
     with torch.no_grad():
         if isinstance(photo, torch.Tensor):
@@ -105,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from diffretouch import BUNDLED_MODEL
-    from diffretouch.modeling_affine_grid import AffineGrid, AffineGridHead, identity_coefficients
+    from diffretouch.model.modeling_affine_grid import AffineGrid, AffineGridHead, identity_coefficients
 
     [megapixels], [dtype], [device] = arguments.megapixels, arguments.dtypes, arguments.devices
     noise = 0.05 * torch.randn(12, 8, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -47,7 +47,9 @@ print(json.dumps([type(pipe).__module__, type(pipe.grid_head).__module__]))
 """
     np.save(tmp_path / "ramp.npy", RAMP)
     environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout.splitlines()[-1])
     assert all(module.startswith("diffusers_modules.") for module in modules), modules

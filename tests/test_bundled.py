@@ -13,13 +13,10 @@ from diffretouch import (
     BUNDLED_MODEL,
     DiffRetouchPipeline,
     attribute_scores,
-    lora_diffretouch,
-    modeling_affine_grid,
-    modeling_latent_codec,
     open_photo,
-    pipeline_diffretouch,
 )
 from diffretouch.attributes import attribute_view
+from diffretouch.model import lora_diffretouch, modeling_affine_grid, modeling_latent_codec, pipeline_diffretouch
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "horses.jpg"
 

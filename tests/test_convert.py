@@ -22,9 +22,9 @@ from diffretouch.convert import (
     pipeline_from_stable_diffusion,
     revert_to_original,
 )
-from diffretouch.modeling_affine_grid import AffineGridHead
-from diffretouch.modeling_latent_codec import FixedLatentCodec
-from diffretouch.pipeline_diffretouch import DiffRetouchPipeline
+from diffretouch.model.modeling_affine_grid import AffineGridHead
+from diffretouch.model.modeling_latent_codec import FixedLatentCodec
+from diffretouch.model.pipeline_diffretouch import DiffRetouchPipeline
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 UNET = "model.diffusion_model."

@@ -34,8 +34,8 @@ from diffretouch.evaluation import (
     text_pictures,
 )
 from diffretouch.metrics import PSNR_CEILING, delta_e_2000, psnr, ssim, texture_agreement
-from diffretouch.modeling_affine_grid import AffineGrid, AffineGridHead, GuideCurve
-from diffretouch.pipeline_diffretouch import DiffRetouchPipeline
+from diffretouch.model.modeling_affine_grid import AffineGrid, AffineGridHead, GuideCurve
+from diffretouch.model.pipeline_diffretouch import DiffRetouchPipeline
 from diffretouch.report import load_sheet
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -17,9 +17,10 @@ import PIL.Image
 import pytest
 import torch
 
-from diffretouch import fast_apply, modeling_affine_grid
+from diffretouch import fast_apply
 from diffretouch.fast_apply import apply_numpy
-from diffretouch.modeling_affine_grid import COMPILED_APPLY, AffineGrid, GuideCurve, identity_coefficients
+from diffretouch.model import modeling_affine_grid
+from diffretouch.model.modeling_affine_grid import COMPILED_APPLY, AffineGrid, GuideCurve, identity_coefficients
 
 KINDS = (np.uint8, np.uint16, np.float32)
 

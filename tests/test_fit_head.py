@@ -12,7 +12,7 @@ from scenes import overrides, write_data_set
 
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline, attribute_scores
 from diffretouch.data.dataset import read_split
-from diffretouch.modeling_affine_grid import identity_coefficients
+from diffretouch.model.modeling_affine_grid import identity_coefficients
 from diffretouch.training.config import load_config
 from diffretouch.training.data import PairCache
 from diffretouch.training.models import new_pipeline

@@ -30,7 +30,8 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 from scenes import published_style_unet
 
-from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline, cli, hub
+import diffretouch
+from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline, cli
 from diffretouch.card import training_curve
 from diffretouch.convert import revert_to_original
 from diffretouch.data.builders import synthetic_rows
@@ -41,6 +42,7 @@ from diffretouch.evaluation import evaluate
 from diffretouch.hub import HubError, export, push, write_model_card
 from diffretouch.training.config import TrainingConfig, save_config
 
+MODEL_CODE = Path(diffretouch.__file__).parent / "model"
 CODE_FILES = [
     "grid_head/modeling_affine_grid.py",
     "lora_diffretouch.py",
@@ -121,9 +123,8 @@ def test_export_writes_weights_code_and_card_that_load_again(tiny_pipeline, tmp_
     export(pipe, tmp_path / "first")
     folder = export(DiffRetouchPipeline.from_pretrained(tmp_path / "first"), tmp_path / "model")
     files = contents(folder)
-    package = Path(hub.__file__).parent
     for name in CODE_FILES:
-        assert files[name] == (package / Path(name).name).read_bytes()
+        assert files[name] == (MODEL_CODE / Path(name).name).read_bytes()
     assert {"README.md", "model_index.json", *WEIGHTS} <= set(files)
     assert not [name for name in files if "/tmp" in files[name].decode("latin-1")], "a path of this machine travels"
     assert_same(retouch(DiffRetouchPipeline.from_pretrained(folder)), retouch(pipe))
@@ -145,8 +146,8 @@ def test_export_of_a_folder_copies_all_but_state_and_renews_the_code(folder, tin
     assert contents(folder) == before
     assert set(before) - set(after) == {"training_state.pt", ".cache/secret"}
     assert json.loads(after["model_index.json"]) == index
-    assert after["pipeline_diffretouch.py"] == (Path(hub.__file__).parent / "pipeline_diffretouch.py").read_bytes()
-    assert after["lora_diffretouch.py"] == (Path(hub.__file__).parent / "lora_diffretouch.py").read_bytes()
+    assert after["pipeline_diffretouch.py"] == (MODEL_CODE / "pipeline_diffretouch.py").read_bytes()
+    assert after["lora_diffretouch.py"] == (MODEL_CODE / "lora_diffretouch.py").read_bytes()
     unchanged = set(after) - {"model_index.json", "pipeline_diffretouch.py", "lora_diffretouch.py"}
     assert all(after[name] == before[name] for name in unchanged)
     assert any("fp16" in name for name in unchanged)

@@ -15,7 +15,7 @@ from scenes import scene
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from diffretouch.lut import HALDCLUT_SIZES, Lut, LutError, grid_to_lut
-from diffretouch.modeling_affine_grid import AffineGrid, GuideCurve, identity_coefficients
+from diffretouch.model.modeling_affine_grid import AffineGrid, GuideCurve, identity_coefficients
 
 
 def random_grid(rows: int, columns: int, seed: int = 0) -> AffineGrid:

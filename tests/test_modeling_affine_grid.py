@@ -18,8 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffretouch import modeling_affine_grid
-from diffretouch.modeling_affine_grid import (
+from diffretouch.model import modeling_affine_grid
+from diffretouch.model.modeling_affine_grid import (
     NUM_AREA_STATISTICS,
     NUM_AREAS,
     NUM_STATISTICS,
@@ -314,7 +314,7 @@ def test_memory_beyond_input_and_output_does_not_grow_with_the_photo() -> None:
     code = """
         import re
         import numpy as np, torch
-        from diffretouch.modeling_affine_grid import AffineGrid
+        from diffretouch.model.modeling_affine_grid import AffineGrid
 
         def peak():
             return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from diffretouch.modeling_latent_codec import FixedLatentCodec
+from diffretouch.model.modeling_latent_codec import FixedLatentCodec
 
 # Unit opponent axes as they are defined: the sum, red against blue, green against magenta.
 AXES = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])

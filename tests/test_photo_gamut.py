@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageCms
 
 from diffretouch import AffineGrid
-from diffretouch.modeling_affine_grid import GuideCurve, apply_affine, slice_affine_grid
+from diffretouch.model.modeling_affine_grid import GuideCurve, apply_affine, slice_affine_grid
 from diffretouch.photo import Photo, open_photo, save_photo
 from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
 

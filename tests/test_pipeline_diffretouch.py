@@ -20,7 +20,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 
 from diffretouch import ATTRIBUTES, AffineGridHead, DiffRetouchPipeline
-from diffretouch.pipeline_diffretouch import truncated_timesteps
+from diffretouch.model.pipeline_diffretouch import truncated_timesteps
 
 SCHEDULERS = {
     "ddpm": ("DDPMScheduler", {}),
@@ -884,7 +884,7 @@ def test_folder_layout_names_the_code_that_lies_beside_the_weights(folder):
     assert index["default_num_inference_steps"] == 2 and index["conditioning_size"] == 32
     assert index["min_timestep"] == 200 and index["conditioning_resize"] == "nearest"
     for path in ("pipeline_diffretouch.py", "grid_head/modeling_affine_grid.py", "vae/modeling_latent_codec.py"):
-        module = importlib.import_module(f"diffretouch.{Path(path).stem}")
+        module = importlib.import_module(f"diffretouch.model.{Path(path).stem}")
         assert (folder / path).read_bytes() == Path(module.__file__).read_bytes()
     for name in ("unet", "grid_head", "vae"):
         assert (folder / name / "diffusion_pytorch_model.safetensors").is_file()

@@ -25,7 +25,7 @@ def quick() -> list[str]:
     code = f"""
 import sys
 from diffretouch.quick_start import import_quickly
-import_quickly("pipeline_diffretouch")
+import_quickly("model.pipeline_diffretouch")
 import numpy as np, torch
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
 pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL)
@@ -69,7 +69,7 @@ def test_a_process_that_has_diffusers_keeps_its_adapters():
     code = """
 import diffusers.utils
 from diffretouch.quick_start import import_quickly
-import_quickly("pipeline_diffretouch")
+import_quickly("model.pipeline_diffretouch")
 import sys
 print(diffusers.utils.is_peft_available(), "torch._dynamo" in sys.modules, None in sys.modules.values())
 """

@@ -18,8 +18,14 @@ from scenes import published_style_unet
 
 from diffretouch.attributes import attribute_scores
 from diffretouch.convert import _components_from_shapes, _layout, _schedule_buffers, convert_original_checkpoint
-from diffretouch.modeling_affine_grid import AffineGrid, AffineGridHead, GuideCurve, apply_affine, slice_affine_grid
-from diffretouch.pipeline_diffretouch import DiffRetouchPipeline, truncated_timesteps
+from diffretouch.model.modeling_affine_grid import (
+    AffineGrid,
+    AffineGridHead,
+    GuideCurve,
+    apply_affine,
+    slice_affine_grid,
+)
+from diffretouch.model.pipeline_diffretouch import DiffRetouchPipeline, truncated_timesteps
 
 CALLS = ("512_A", "512_B", "odd_A", "odd_B")
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -22,7 +22,7 @@ import torch
 from diffretouch import ATTRIBUTES, DiffRetouchPipeline
 from diffretouch.data.dataset import decode, photos_of, read_split
 from diffretouch.evaluation import evenly_spaced, predict_grids, view_scores
-from diffretouch.modeling_affine_grid import NUM_CONDITIONS, NUM_STATISTICS
+from diffretouch.model.modeling_affine_grid import NUM_CONDITIONS, NUM_STATISTICS
 
 # Beyond the experts' own range, so that unseen photos reach it too. How far contrast gets depends most on the photo:
 # at 1.1 packages never seen came to 0.9, at 1.3 they reach 1 for 0.6% of the input's Delta E more with oracle c.

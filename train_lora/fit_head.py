@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from diffretouch import DiffRetouchPipeline, attribute_scores
 from diffretouch.data.dataset import read_split
-from diffretouch.modeling_affine_grid import AffineGridHead, identity_coefficients
+from diffretouch.model.modeling_affine_grid import AffineGridHead, identity_coefficients
 from diffretouch.training.data import PairCache
 from diffretouch.training.losses import linear_contrastive_loss
 from diffretouch.training.objective import REACH, draw_noise, move_one, pair_indices, retouch_spread, slider_reach

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .attributes import ATTRIBUTES, attribute_scores
-    from .modeling_affine_grid import AffineGrid, AffineGridHead
-    from .modeling_latent_codec import FixedLatentCodec
+    from .model.modeling_affine_grid import AffineGrid, AffineGridHead
+    from .model.modeling_latent_codec import FixedLatentCodec
+    from .model.pipeline_diffretouch import DiffRetouchPipeline, DiffRetouchPipelineOutput
     from .photo import Photo, PhotoError, open_photo, save_photo
-    from .pipeline_diffretouch import DiffRetouchPipeline, DiffRetouchPipelineOutput
 
 __version__ = "0.1.0"
 
@@ -20,15 +20,15 @@ BUNDLED_MODEL = str(Path(__file__).with_name("bundled"))
 _HOMES = {
     "ATTRIBUTES": "attributes",
     "attribute_scores": "attributes",
-    "AffineGrid": "modeling_affine_grid",
-    "AffineGridHead": "modeling_affine_grid",
-    "FixedLatentCodec": "modeling_latent_codec",
+    "AffineGrid": "model.modeling_affine_grid",
+    "AffineGridHead": "model.modeling_affine_grid",
+    "FixedLatentCodec": "model.modeling_latent_codec",
     "Photo": "photo",
     "PhotoError": "photo",
     "open_photo": "photo",
     "save_photo": "photo",
-    "DiffRetouchPipeline": "pipeline_diffretouch",
-    "DiffRetouchPipelineOutput": "pipeline_diffretouch",
+    "DiffRetouchPipeline": "model.pipeline_diffretouch",
+    "DiffRetouchPipelineOutput": "model.pipeline_diffretouch",
 }
 
 __all__ = [

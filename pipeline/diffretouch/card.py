@@ -22,7 +22,7 @@ from safetensors import safe_open
 
 from . import BUNDLED_MODEL
 from .files import write_atomically
-from .lora_diffretouch import ADAPTER_FILE, WHOLE_PARTS, DiffRetouchLoraLoaderMixin
+from .model.lora_diffretouch import ADAPTER_FILE, WHOLE_PARTS, DiffRetouchLoraLoaderMixin
 
 INDEX = "model_index.json"
 # Stands for the model's name in a card that was made before the model had one; `hub.push` fills it in.

@@ -275,7 +275,7 @@ def _run_retouch(options: argparse.Namespace) -> int:
         print(f"diffretouch: {len(jobs) - len(todo)} of {len(jobs)} photos were done already", file=sys.stderr)
     run = {"overwrite": options.overwrite, "report": report, "workers": options.workers, "engine": _engine(options)}
     if options.engine == "threads" and any(isinstance(job, Job) for job in todo):
-        _start_quickly(options, "modeling_affine_grid" if options.look else "pipeline_diffretouch")
+        _start_quickly(options, "model.modeling_affine_grid" if options.look else "model.pipeline_diffretouch")
     with closing(retouch_files(todo, settings, **run)) as records:
         return _follow(records, jobs, len(todo))
 
@@ -376,7 +376,7 @@ def _write_sheet(options: argparse.Namespace, draw: Callable[[Any, Any], Any]) -
     settings = Settings(**given, lora=tuple(options.lora))
     try:
         photo = open_photo(options.photo)
-        _start_quickly(options, "pipeline_diffretouch")
+        _start_quickly(options, "model.pipeline_diffretouch")
         pipe = load_pipeline(settings)
         pipe.set_progress_bar_config(disable=True)
         from .sheets import cell, retouch_with

@@ -19,7 +19,7 @@ from .baselines import Baseline, global_lut
 from .data.dataset import read_split
 from .evaluation import TEXT, describe, evaluate, evenly_spaced, format_table, notes, save_json, tables
 from .files import write_atomically
-from .pipeline_diffretouch import DiffRetouchPipeline
+from .model.pipeline_diffretouch import DiffRetouchPipeline
 
 logger = logging.getLogger(__name__)
 

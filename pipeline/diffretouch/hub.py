@@ -35,7 +35,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .card import INDEX, UNNAMED, hub_id, is_adapter, model_card, read_index, write_model_card
 from .files import folder_atomically
-from .lora_diffretouch import ADAPTER_FILE, DiffRetouchLoraLoaderMixin
+from .model.lora_diffretouch import ADAPTER_FILE, DiffRetouchLoraLoaderMixin
 
 __all__ = ["HubError", "export", "model_card", "push", "write_model_card"]
 
@@ -108,7 +108,7 @@ def _copy_files(source: Path, target: Path) -> None:
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=leave)
     # The first models came without the adapters' code, which the pipeline's needs now.
     for path in {*target.rglob("*.py"), target / "lora_diffretouch.py"}:
-        installed = Path(__file__).with_name(path.name)
+        installed = _PACKAGE / "model" / path.name
         if installed.is_file():
             shutil.copyfile(installed, path)
     if isinstance(index.get("attributes"), list):

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from .files import write_atomically
-from .modeling_affine_grid import AffineGrid, check_photo_array, check_photo_pil
+from .model.modeling_affine_grid import AffineGrid, check_photo_array, check_photo_pil
 
 CUBE_SIZES = (17, 33, 65)
 """Nodes per side that readers of .cube files expect; `grid_to_lut` makes others too."""

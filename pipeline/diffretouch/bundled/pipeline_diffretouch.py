@@ -624,7 +624,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         package = _installed_package()
         if package is None:
             return super().push_to_hub(repo_id, **kwargs)
-        return importlib.import_module(f"{package}.hub").push(self, repo_id, **kwargs)
+        return importlib.import_module("diffretouch.hub").push(self, repo_id, **kwargs)
 
 
 def _installed_package() -> str | None:

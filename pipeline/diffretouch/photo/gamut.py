@@ -201,7 +201,7 @@ def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 def retouched_pixels(photo: Photo, grid: Any, strength: float) -> np.ndarray:
     """See `Photo.retouch`."""
-    from ..modeling_affine_grid import check_strength
+    from ..model.modeling_affine_grid import check_strength
 
     space = _space(photo.icc_profile)
     if space is None or strength == 0:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..attributes import attribute_scores, attribute_view, conditions_quantile
 from ..data.dataset import decode, good_rows
 from ..files import write_atomically
-from ..pipeline_diffretouch import DiffRetouchPipeline
+from ..model.pipeline_diffretouch import DiffRetouchPipeline
 
 
 @dataclass

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ..data.dataset import read_split
 from ..files import write_atomically
-from ..pipeline_diffretouch import DiffRetouchPipeline
+from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .checkpoints import (
     append_log,
     best_so_far,

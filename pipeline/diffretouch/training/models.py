@@ -8,9 +8,9 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
 from .. import BUNDLED_MODEL
-from ..modeling_affine_grid import AffineGridHead
-from ..modeling_latent_codec import FixedLatentCodec
-from ..pipeline_diffretouch import DiffRetouchPipeline
+from ..model.modeling_affine_grid import AffineGridHead
+from ..model.modeling_latent_codec import FixedLatentCodec
+from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .config import ModelConfig, TrainingConfig
 
 

@@ -10,8 +10,8 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
 from ..attributes import attribute_scores
-from ..modeling_affine_grid import AffineGridHead
-from ..pipeline_diffretouch import DiffRetouchPipeline
+from ..model.modeling_affine_grid import AffineGridHead
+from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from . import losses
 from .config import TrainingConfig
 from .data import PairCache

@@ -32,7 +32,7 @@ from ..data.dataset import decode, good_rows
 from ..evaluation import evenly_spaced, predict_grids, variant_seeds
 from ..files import write_atomically
 from ..metrics import delta_e_2000, psnr
-from ..pipeline_diffretouch import DiffRetouchPipeline
+from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .config import TrainingConfig
 
 logger = logging.getLogger(__name__)
