@@ -17,8 +17,8 @@ import PIL.Image
 import pytest
 import torch
 
-from diffretouch import fast_apply
-from diffretouch.fast_apply import apply_numpy
+from diffretouch.look import fast_apply
+from diffretouch.look.fast_apply import apply_numpy
 from diffretouch.model import modeling_affine_grid
 from diffretouch.model.modeling_affine_grid import COMPILED_APPLY, AffineGrid, GuideCurve, identity_coefficients
 
@@ -244,7 +244,7 @@ def in_a_new_process(code: str, **environment: str) -> str:
     start = """
         import re
         import numpy as np
-        from diffretouch import fast_apply
+        from diffretouch.look import fast_apply
 
         coefficients = np.zeros((12, 4, 3, 3), np.float32)
         coefficients[[0, 5, 10]] = 1
@@ -291,18 +291,18 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 
 def test_no_folder_for_a_cache_does_not_matter(tmp_path: Path) -> None:
     """Neither beside the package, a copy of which `__pycache__` is a file, nor in the home."""
-    package = tmp_path / "diffretouch"
-    package.mkdir()
-    for name in ("__init__.py", "fast_apply.py"):
-        (package / name).write_bytes((Path(fast_apply.__file__).parent / name).read_bytes())
-    (package / "__pycache__").touch()
-    homes = {name: str(package / "__pycache__") for name in ("HOME", "XDG_CACHE_HOME")}
+    room, source = tmp_path / "diffretouch" / "look", Path(fast_apply.__file__)
+    room.mkdir(parents=True)
+    for path in (source.parents[1] / "__init__.py", source.with_name("__init__.py"), source):
+        (tmp_path / path.relative_to(source.parents[2])).write_bytes(path.read_bytes())
+    (room / "__pycache__").touch()
+    homes = {name: str(room / "__pycache__") for name in ("HOME", "XDG_CACHE_HOME")}
     code = """
         print(fast_apply.__file__, fast_apply._retouch_kept.stats.cache_path)
         print(retouch(np.full((4, 5, 3), 100, np.uint8))[0, 0].tolist())
         """
     printed = in_a_new_process(code, PYTHONPATH=str(tmp_path), **homes)
-    assert printed == f"{package / 'fast_apply.py'} None\n[132, 100, 100]\n"
+    assert printed == f"{room / 'fast_apply.py'} None\n[132, 100, 100]\n"
 
 
 # ---------------------------------------------------------------- how AffineGrid finds it

@@ -196,9 +196,9 @@ def test_large_photos_take_it(kind: type) -> None:
 
 def test_without_numba_numpy_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    for name in ("fast_gamut", "fast_apply"):
-        monkeypatch.delitem(sys.modules, f"diffretouch.{name}")
-        monkeypatch.delattr(diffretouch, name, raising=False)
+    for room, name in (("photo", "fast_gamut"), ("look", "fast_apply")):
+        monkeypatch.delitem(sys.modules, f"diffretouch.{room}.{name}")
+        monkeypatch.delattr(f"diffretouch.{room}.{name}", raising=False)
     grid, photo, space = random_grid((8, 4, 4), 0), samples(*LARGE, np.uint8), space_of(DISPLAY_P3)
     wide = Photo(photo, icc_profile=DISPLAY_P3)
     after = wide.retouch(grid, 0.7).pixels

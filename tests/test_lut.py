@@ -14,7 +14,7 @@ from pillow_lut import load_cube_file, load_hald_image
 from scenes import scene
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from diffretouch.lut import HALDCLUT_SIZES, Lut, LutError, grid_to_lut
+from diffretouch.look.lut import HALDCLUT_SIZES, Lut, LutError, grid_to_lut
 from diffretouch.model.modeling_affine_grid import AffineGrid, GuideCurve, identity_coefficients
 
 

@@ -16,7 +16,7 @@ from skimage.exposure import equalize_adapthist
 
 from .attributes import srgb_to_linear
 from .data.synthetic import to_srgb
-from .lut import fit_lut
+from .look.lut import fit_lut
 
 Baseline = Callable[[np.ndarray], np.ndarray]
 

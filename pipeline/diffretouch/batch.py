@@ -296,7 +296,7 @@ def _write_looks(job: Job, grid: Any, photo: Photo, settings: Settings, delivery
         grid.save(delivery.staged(job.extras["look"]))
     for kind, size in (("cube", settings.lut_size), ("haldclut", _HALDCLUT_SIZE)):
         if kind in job.extras:
-            from .lut import grid_to_lut
+            from .look.lut import grid_to_lut
 
             lut = grid_to_lut(grid, photo.model_view(), size, settings.strength)
             write = lut.save_cube if kind == "cube" else lut.save_haldclut

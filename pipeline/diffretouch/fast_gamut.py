@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .fast_apply import (
+from .look.fast_apply import (
     _BAND_PIXELS,
     _BLUE,
     _GREEN,

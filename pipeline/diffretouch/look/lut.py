@@ -25,8 +25,8 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 
-from .files import write_atomically
-from .model.modeling_affine_grid import AffineGrid, check_photo_array, check_photo_pil
+from ..files import write_atomically
+from ..model.modeling_affine_grid import AffineGrid, check_photo_array, check_photo_pil
 
 CUBE_SIZES = (17, 33, 65)
 """Nodes per side that readers of .cube files expect; `grid_to_lut` makes others too."""
