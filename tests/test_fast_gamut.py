@@ -11,10 +11,9 @@ import torch
 from test_fast_apply import random_grid
 from test_photo_gamut import CURVES, WIDE, samples, with_curve
 
-import diffretouch
-from diffretouch import AffineGrid, fast_gamut
+from diffretouch import AffineGrid
 from diffretouch.model.modeling_affine_grid import apply_affine, identity_coefficients, slice_affine_grid
-from diffretouch.photo import Photo, gamut
+from diffretouch.photo import Photo, fast_gamut, gamut
 from diffretouch.photo.colour import DISPLAY_P3
 from diffretouch.photo.gamut import Space, retouch_by_numpy, view_by_numpy
 

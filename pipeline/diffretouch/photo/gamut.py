@@ -219,7 +219,7 @@ def _compiled_for(pixels: np.ndarray) -> ModuleType | None:
     if pixels.shape[0] * pixels.shape[1] < _COMPILED_FROM_PIXELS:
         return None
     try:
-        from .. import fast_gamut
+        from . import fast_gamut
     except ImportError:
         return None
     return fast_gamut

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .look.fast_apply import (
+from ..look.fast_apply import (
     _BAND_PIXELS,
     _BLUE,
     _GREEN,
@@ -36,7 +36,7 @@ from .look.fast_apply import (
     _rows,
     _runs,
 )
-from .photo.gamut import BRIGHTEST, DARKEST, DIMMEST, SLOT_BITS, STILL, Space
+from .gamut import BRIGHTEST, DARKEST, DIMMEST, SLOT_BITS, STILL, Space
 
 _HALF, _ONE = np.float32(0.5), np.float32(1)
 _UINT16_TOP = np.float32(65_535)
