@@ -26,8 +26,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from PIL import Image, ImageOps  # noqa: E402
 
-from diffretouch.batch import Record, Retoucher, Settings, retouch_files, retouch_photo  # noqa: E402
-from diffretouch.plan import Job  # noqa: E402
+from diffretouch.batch.loop import Record, Retoucher, Settings, retouch_files, retouch_photo  # noqa: E402
+from diffretouch.batch.plan import Job  # noqa: E402
 
 STAGES = ("decode", "model", "apply", "encode")
 

@@ -18,9 +18,9 @@ import numpy as np  # noqa: E402
 import PIL.Image  # noqa: E402
 
 from diffretouch import ATTRIBUTES, BUNDLED_MODEL, DiffRetouchPipeline, open_photo  # noqa: E402
+from diffretouch.batch.sheets import captioned, cell, retouch_with, seeds_row, sheet, sliders_sheet  # noqa: E402
 from diffretouch.data.dataset import decode, photos_of, read_photo_table, read_split  # noqa: E402
 from diffretouch.photo import Photo  # noqa: E402
-from diffretouch.sheets import captioned, cell, retouch_with, seeds_row, sheet, sliders_sheet  # noqa: E402
 
 SEEDS = (0, 1, 2, 3)
 

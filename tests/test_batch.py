@@ -20,9 +20,9 @@ from hub_server import HubServer
 from scenes import scene
 
 from diffretouch import AffineGrid, open_photo
-from diffretouch.batch import Report, Retoucher, Settings, retouch_files, retouch_photo
+from diffretouch.batch.loop import Report, Retoucher, Settings, retouch_files, retouch_photo
+from diffretouch.batch.plan import Job, Naming, UsageError, place, plan
 from diffretouch.cli import main
-from diffretouch.plan import Job, Naming, UsageError, place, plan
 
 PHOTOS = 5
 
@@ -308,7 +308,7 @@ def test_breaking_off_leaves_whole_files_and_no_others(shoot, model) -> None:
 def test_a_saved_look_gives_the_same_retouch_without_any_model(shoot, retouch, monkeypatch) -> None:
     assert retouch(shoot / "1.png", "-o", "one.png", "--save-look", "{stem}.safetensors", "--strength", 0.7) == 0
     # Neither the model nor what loads it is touched.
-    monkeypatch.setattr("diffretouch.batch.load_pipeline", None)
+    monkeypatch.setattr("diffretouch.batch.loop.load_pipeline", None)
     assert retouch(shoot, "-o", "out", "--look", "1.safetensors", "--strength", 0.7) == 0
     assert (Path("out") / "1-retouched.png").read_bytes() == Path("one.png").read_bytes()
     grid = AffineGrid.load("1.safetensors")

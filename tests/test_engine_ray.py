@@ -10,9 +10,9 @@ import psutil
 import pytest
 from scenes import scene
 
-from diffretouch.batch import Report, Settings, retouch_files
+from diffretouch.batch.loop import Report, Settings, retouch_files
+from diffretouch.batch.plan import Naming, place, plan
 from diffretouch.cli import main
-from diffretouch.plan import Naming, place, plan
 
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency")
 
@@ -50,7 +50,7 @@ def kill_one_worker() -> None:
 
 
 def test_a_killed_worker_costs_no_photo(cluster, tiny_pipeline, tmp_path: Path) -> None:
-    from diffretouch.engine_ray import ray_engine
+    from diffretouch.batch.engine_ray import ray_engine
 
     tiny_pipeline().save_pretrained(tmp_path / "model")
     (tmp_path / "in").mkdir()

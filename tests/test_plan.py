@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffretouch.plan import Job, Naming, Refusal, UsageError, place, plan
+from diffretouch.batch.plan import Job, Naming, Refusal, UsageError, place, plan
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -16,8 +16,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .batch import Report, Settings, load_pipeline, retouch_files
-from .plan import Job, Naming, Refusal, UsageError, check_photo_name, is_folder, is_local, is_photo_name, place, plan
+from .batch.loop import Report, Settings, load_pipeline, retouch_files
+from .batch.plan import (
+    Job,
+    Naming,
+    Refusal,
+    UsageError,
+    check_photo_name,
+    is_folder,
+    is_local,
+    is_photo_name,
+    place,
+    plan,
+)
 
 SLIDERS = {
     "colorfulness": "muted to vivid",
@@ -314,7 +325,7 @@ def _default_report(inputs: list[Any], output: Any) -> Path | None:
 def _engine(options: argparse.Namespace) -> Any:
     if options.engine == "threads":
         return None
-    from .engine_ray import ray_engine
+    from .batch.engine_ray import ray_engine
 
     return ray_engine(options.ray_address)
 
@@ -347,7 +358,7 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
 
 def _run_sweep(options: argparse.Namespace) -> int:
     def draw(retouch: Any, shown: Any) -> Any:
-        from .sheets import sliders_sheet
+        from .batch.sheets import sliders_sheet
 
         return sliders_sheet(retouch, options.seed)
 
@@ -356,7 +367,7 @@ def _run_sweep(options: argparse.Namespace) -> int:
 
 def _run_variants(options: argparse.Namespace) -> int:
     def draw(retouch: Any, shown: Any) -> Any:
-        from .sheets import seeds_row, sheet
+        from .batch.sheets import seeds_row, sheet
 
         sliders = {name: getattr(options, name) for name in SLIDERS}
         seeds = range(options.seed, options.seed + options.count)
@@ -379,7 +390,7 @@ def _write_sheet(options: argparse.Namespace, draw: Callable[[Any, Any], Any]) -
         _start_quickly(options, "model.pipeline_diffretouch")
         pipe = load_pipeline(settings)
         pipe.set_progress_bar_config(disable=True)
-        from .sheets import cell, retouch_with
+        from .batch.sheets import cell, retouch_with
 
         shown = cell(photo, options.width)
         retouch = retouch_with(pipe, photo, shown, options.strength, **settings.sampling(pipe))

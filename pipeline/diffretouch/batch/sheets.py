@@ -10,8 +10,8 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from .attributes import ATTRIBUTES
-from .photo import Photo
+from ..attributes import ATTRIBUTES
+from ..photo import Photo
 
 Retouch = Callable[[Mapping[str, float], int], np.ndarray]
 """Gives a photo's retouch at the size of a sheet's cell, (h, w, 3) uint8: called with sliders and a seed."""

@@ -112,14 +112,14 @@ def is_folder(path: Any) -> bool:
 
 def is_photo_name(path: Any) -> bool:
     """Whether a retouch can be saved under that name."""
-    from .photo import SAVED_SUFFIXES
+    from ..photo import SAVED_SUFFIXES
 
     return path.suffix.lower() in SAVED_SUFFIXES
 
 
 def check_photo_name(name: str, path: Any, allowed: str = "to end in") -> None:
     """Raise UsageError unless `is_photo_name`."""
-    from .photo import SAVED_SUFFIXES
+    from ..photo import SAVED_SUFFIXES
 
     if not is_photo_name(path):
         raise UsageError(f"`{name}` has {allowed} {', '.join(SAVED_SUFFIXES)}, got {path}")
@@ -143,7 +143,7 @@ def find_photos(inputs: Iterable[Any], recursive: bool = False, output: Any = No
 def _walk(
     folder: Any, below: PurePosixPath, recursive: bool, output: Any, above: tuple[Any, ...]
 ) -> Iterator[_Found | Refusal]:
-    from .photo import OPENED_SUFFIXES
+    from ..photo import OPENED_SUFFIXES
 
     here = _identity(folder)
     if here in above:
@@ -220,7 +220,7 @@ def _job_to_file(item: _Found, number: int, naming: Naming, overwrite: bool) -> 
 
 
 def _job_to_folder(item: _Found, number: int, naming: Naming, overwrite: bool) -> Job:
-    from .photo import saved_suffix
+    from ..photo import saved_suffix
 
     folder = naming.output.joinpath(*item.below.parts)
     if naming.name is None:
@@ -245,7 +245,7 @@ def _job(
 
 
 def _fields(item: _Found, number: int) -> dict[str, str | int]:
-    from .photo import saved_suffix
+    from ..photo import saved_suffix
 
     source = item.source
     return {"stem": source.stem, "suffix": saved_suffix(source.name), "kind": source.suffix[1:], "number": number}

@@ -33,14 +33,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import BUNDLED_MODEL
-from .files import move_to_new_name
+from .. import BUNDLED_MODEL
+from ..files import move_to_new_name
 from .plan import Job, Refusal, UsageError, is_local
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .photo import Photo
+    from ..photo import Photo
 
 Record = dict[str, Any]
 """What a report says about one photo: see `Report`."""
@@ -174,7 +174,7 @@ def load_pipeline(settings: Settings) -> Any:
     """
     from diffusers.utils import logging as diffusers_logging
 
-    from . import DiffRetouchPipeline
+    from .. import DiffRetouchPipeline
 
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
@@ -197,7 +197,7 @@ def load_pipeline(settings: Settings) -> Any:
 
 
 def _load_look(path: str) -> Any:
-    from . import AffineGrid
+    from .. import AffineGrid
 
     try:
         return AffineGrid.load(path)
@@ -224,7 +224,7 @@ def retouch_photo(
     Raises:
         Stopped: if `check` does, which is called between stages; nothing is then left behind.
     """
-    from .photo import PhotoError
+    from ..photo import PhotoError
 
     record: Record = {
         "source": str(job.source),
@@ -286,7 +286,7 @@ def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[]
 
 
 def _picture_of(photo: Photo, pixels: np.ndarray) -> Photo:
-    from .photo import Photo
+    from ..photo import Photo
 
     return Photo(pixels, icc_profile=photo.icc_profile)
 
@@ -296,7 +296,7 @@ def _write_looks(job: Job, grid: Any, photo: Photo, settings: Settings, delivery
         grid.save(delivery.staged(job.extras["look"]))
     for kind, size in (("cube", settings.lut_size), ("haldclut", _HALDCLUT_SIZE)):
         if kind in job.extras:
-            from .look.lut import grid_to_lut
+            from ..look.lut import grid_to_lut
 
             lut = grid_to_lut(grid, photo.model_view(), size, settings.strength)
             write = lut.save_cube if kind == "cube" else lut.save_haldclut
@@ -318,7 +318,7 @@ def _seconds(record: Record, stage: str) -> Iterator[None]:
 
 
 def _open(source: Any) -> Photo:
-    from .photo import PhotoError, open_photo
+    from ..photo import PhotoError, open_photo
 
     if is_local(source):
         return open_photo(source)
@@ -377,7 +377,7 @@ class _Delivery:
 
     def save(self, photo: Photo, target: Any, settings: Settings) -> None:
         """Encode a photo as what `target` will hold; errors name the target."""
-        from .photo import PhotoError, save_photo
+        from ..photo import PhotoError, save_photo
 
         staged = self.staged(target)
         try:
@@ -391,7 +391,7 @@ class _Delivery:
         Raises:
             PhotoError: if a target exists, holds something else, and is not to be replaced.
         """
-        from .photo import PhotoError
+        from ..photo import PhotoError
 
         for target, staged in self._staged.items():
             try:
@@ -403,7 +403,7 @@ class _Delivery:
                 raise _cannot_save(target, error) from error
 
     def _move(self, staged: Path, target: Any) -> None:
-        from .photo import PhotoError
+        from ..photo import PhotoError
 
         in_place = self.job.in_place and target == self.job.retouched
         if not in_place and is_local(target) and _is_same_file(target, self.job.source):
@@ -417,7 +417,7 @@ class _Delivery:
 
 
 def _cannot_save(target: Any, error: OSError) -> Exception:
-    from .photo import PhotoError
+    from ..photo import PhotoError
 
     return PhotoError(f"cannot save {target}: {error.strerror or first_line(error)}")
 
@@ -439,7 +439,7 @@ def _move_or_find_same(staged: Path, target: Path) -> None:
 
 
 def _upload(staged: Path, target: Any, overwrite: bool) -> None:
-    from .photo import PhotoError
+    from ..photo import PhotoError
 
     try:
         is_there = not overwrite and target.exists()

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .batch import Records, Retoucher, Settings, first_line, retouch_photo
+from .loop import Records, Retoucher, Settings, first_line, retouch_photo
 from .plan import Job, UsageError
 
 _MOST_BLOCKS = 1000  # of photos: one each in batches up to this size, so that a dead worker costs one photo
