@@ -103,7 +103,7 @@ def measure(pairs: Path, model: str, adapters: list[str], seed: int) -> tuple[di
         (H, W, 3) in [0, 1]: before, after, base, each adapter.
     """
     from diffretouch import DiffRetouchPipeline, open_photo
-    from diffretouch.metrics import delta_e_2000
+    from diffretouch.evaluation.metrics import delta_e_2000
 
     pipe = DiffRetouchPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
@@ -216,7 +216,7 @@ def run(options: argparse.Namespace) -> None:
         write_pairs(options.photos, options.out, options.num_train, options.num_unseen, options.long_side)
         return
     from diffretouch import BUNDLED_MODEL
-    from diffretouch.evaluation import save_json
+    from diffretouch.evaluation.measure import save_json
 
     model = BUNDLED_MODEL if options.model == "bundled" else options.model
     result, pictures = measure(options.pairs / "unseen", model, options.adapters, options.seed)

@@ -23,8 +23,8 @@ from scipy.sparse import csr_matrix, hstack, identity
 from scipy.sparse.linalg import spsolve
 
 from diffretouch.data.dataset import decode, photos_of, read_split
-from diffretouch.evaluation import evenly_spaced, save_json
-from diffretouch.metrics import delta_e_2000
+from diffretouch.evaluation.measure import evenly_spaced, save_json
+from diffretouch.evaluation.metrics import delta_e_2000
 
 LEVELS, CELLS = 8, 16
 RIDGE = 0.1  # keeps cells of one colour from free play

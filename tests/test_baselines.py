@@ -11,8 +11,8 @@ import pytest
 import torch
 from scenes import scene
 
-from diffretouch.baselines import NOTES, find_learned, find_zero_dce
-from diffretouch.evaluation import notes
+from diffretouch.evaluation.baselines import NOTES, find_learned, find_zero_dce
+from diffretouch.evaluation.measure import notes
 
 
 @pytest.fixture(scope="module")

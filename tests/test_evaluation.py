@@ -21,8 +21,8 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import lab2rgb
 
 from diffretouch.attributes import ATTRIBUTES, srgb_to_linear
-from diffretouch.baselines import BASELINES, auto_contrast, clahe, global_lut, grey_world
-from diffretouch.evaluation import (
+from diffretouch.evaluation.baselines import BASELINES, auto_contrast, clahe, global_lut, grey_world
+from diffretouch.evaluation.measure import (
     NUM_VARIANTS,
     POSITIONS,
     _natural,
@@ -33,7 +33,7 @@ from diffretouch.evaluation import (
     spearman,
     text_pictures,
 )
-from diffretouch.metrics import PSNR_CEILING, delta_e_2000, psnr, ssim, texture_agreement
+from diffretouch.evaluation.metrics import PSNR_CEILING, delta_e_2000, psnr, ssim, texture_agreement
 from diffretouch.model.modeling_affine_grid import AffineGrid, AffineGridHead, GuideCurve
 from diffretouch.model.pipeline_diffretouch import DiffRetouchPipeline
 from diffretouch.report import load_sheet
@@ -513,7 +513,7 @@ def test_metrics_that_are_not_at_hand_are_named_with_the_reason(monkeypatch):
 def test_what_a_metric_cannot_judge_is_left_out_of_its_mean(monkeypatch):
     """NIQE says nothing of small pictures; that is no reason to lose the evaluation."""
     judge = {"niqe": lambda picture: float("nan"), "brisque": lambda picture: 2.0}
-    monkeypatch.setattr("diffretouch.evaluation.find_optional", lambda: ({}, judge, {}))
+    monkeypatch.setattr("diffretouch.evaluation.measure.find_optional", lambda: ({}, judge, {}))
     result = evaluate(KnownRetouch(), make_rows(1), seed=0)
     assert result["natural"]["c = 0"] == {"niqe": None, "brisque": 2.0}
     assert "NIQE" in format_table(result)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from scenes import write_data_set
 
-from diffretouch.baselines import NOTES
-from diffretouch.evaluation import format_table
-from diffretouch.evaluation_report import evaluate_to_folder, write_evaluation_report
+from diffretouch.evaluation.baselines import NOTES
+from diffretouch.evaluation.measure import format_table
+from diffretouch.evaluation.report import evaluate_to_folder, write_evaluation_report
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_one_grey_photo_has_a_report_too(tiny_pipeline, data: Path, tmp_path: Pa
     import numpy as np
     from PIL import Image
 
-    from diffretouch.evaluation import evaluate
+    from diffretouch.evaluation.measure import evaluate
 
     ramp = Image.fromarray(np.tile(np.linspace(60, 180, 32, dtype=np.uint8), (24, 1))).convert("RGB")
     darker = ramp.point(lambda value: value * 0.8)

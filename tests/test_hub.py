@@ -38,7 +38,7 @@ from diffretouch.data.builders import synthetic_rows
 from diffretouch.data.card import dataset_card, write_dataset_card
 from diffretouch.data.dataset import decode, read_split, write_parquet
 from diffretouch.data.synthetic import to_linear
-from diffretouch.evaluation import evaluate
+from diffretouch.evaluation.measure import evaluate
 from diffretouch.hub import HubError, export, push, write_model_card
 from diffretouch.training.config import TrainingConfig, save_config
 

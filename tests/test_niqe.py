@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from diffretouch.niqe import NIQE, block_features
+from diffretouch.evaluation.niqe import NIQE, block_features
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photo.jpg"
 

@@ -22,7 +22,7 @@ from diffretouch.data.synthetic import (
     to_srgb,
     vary,
 )
-from diffretouch.metrics import delta_e_2000, texture_agreement
+from diffretouch.evaluation.metrics import delta_e_2000, texture_agreement
 
 BY_NAME = {expert.name: expert for expert in EXPERTS}
 SCENES = [scene_light(seed) for seed in range(6)]

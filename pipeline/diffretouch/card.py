@@ -394,7 +394,7 @@ def _amount(total: int) -> str:
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:
-    from .evaluation import format_table  # needs the training extras
+    from .evaluation.measure import format_table  # needs the training extras
 
     settings = evaluation["settings"]
     where = f"`{settings['split']}` split of `{settings['dataset']}`" if "split" in settings else "held-out photos"

@@ -29,9 +29,9 @@ from datasets import Dataset
 from .. import report
 from ..attributes import ATTRIBUTES, VIEW_SIZE, attribute_scores
 from ..data.dataset import decode, good_rows
-from ..evaluation import evenly_spaced, predict_grids, variant_seeds
+from ..evaluation.measure import evenly_spaced, predict_grids, variant_seeds
+from ..evaluation.metrics import delta_e_2000, psnr
 from ..files import write_atomically
-from ..metrics import delta_e_2000, psnr
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .config import TrainingConfig
 

@@ -31,12 +31,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import spearmanr
 
-from .attributes import ATTRIBUTES, attribute_scores, attribute_view
+from ..attributes import ATTRIBUTES, attribute_scores, attribute_view
+from ..files import write_atomically
+from ..model.modeling_affine_grid import AffineGrid
+from ..report import Sheet, save_sheet
 from .baselines import BASELINES, NOTES, Baseline, find_learned
-from .files import write_atomically
 from .metrics import METRICS, SSIM_WINDOW, Compare, Judge, delta_e_2000, find_optional, texture_agreement
-from .model.modeling_affine_grid import AffineGrid
-from .report import Sheet, save_sheet
 
 COLUMNS = ("photo_id", "expert", "input", "target", "condition")
 

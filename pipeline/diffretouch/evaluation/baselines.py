@@ -14,9 +14,9 @@ import torch
 from skimage.color import lab2rgb, rgb2lab
 from skimage.exposure import equalize_adapthist
 
-from .attributes import srgb_to_linear
-from .data.synthetic import to_srgb
-from .look.lut import fit_lut
+from ..attributes import srgb_to_linear
+from ..data.synthetic import to_srgb
+from ..look.lut import fit_lut
 
 Baseline = Callable[[np.ndarray], np.ndarray]
 

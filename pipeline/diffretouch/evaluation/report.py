@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Image
 
-from . import BUNDLED_MODEL, report
-from .attributes import ATTRIBUTES
+from .. import BUNDLED_MODEL, report
+from ..attributes import ATTRIBUTES
+from ..data.dataset import read_split
+from ..files import write_atomically
+from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .baselines import Baseline, global_lut
-from .data.dataset import read_split
-from .evaluation import TEXT, describe, evaluate, evenly_spaced, format_table, notes, save_json, tables
-from .files import write_atomically
-from .model.pipeline_diffretouch import DiffRetouchPipeline
+from .measure import TEXT, describe, evaluate, evenly_spaced, format_table, notes, save_json, tables
 
 logger = logging.getLogger(__name__)
 
