@@ -16,7 +16,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 
-from diffretouch.convert import (
+from diffretouch.hub.convert import (
     convert_checkpoint_to_folder,
     convert_original_checkpoint,
     pipeline_from_stable_diffusion,

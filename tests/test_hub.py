@@ -32,14 +32,14 @@ from scenes import published_style_unet
 
 import diffretouch
 from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline, cli
-from diffretouch.card import training_curve
-from diffretouch.convert import revert_to_original
 from diffretouch.data.builders import synthetic_rows
 from diffretouch.data.card import dataset_card, write_dataset_card
 from diffretouch.data.dataset import decode, read_split, write_parquet
 from diffretouch.data.synthetic import to_linear
 from diffretouch.evaluation.measure import evaluate
-from diffretouch.hub import HubError, export, push, write_model_card
+from diffretouch.hub.card import training_curve
+from diffretouch.hub.convert import revert_to_original
+from diffretouch.hub.upload import HubError, export, push, write_model_card
 from diffretouch.training.config import TrainingConfig, save_config
 
 MODEL_CODE = Path(diffretouch.__file__).parent / "model"
@@ -660,7 +660,7 @@ import json, logging, sys
 import numpy as np, torch
 from datasets import load_dataset
 from diffretouch import AffineGridHead, DiffRetouchPipeline
-from diffretouch.hub import export
+from diffretouch.hub.upload import export
 from huggingface_hub import snapshot_download
 
 job = json.load(open(sys.argv[1]))

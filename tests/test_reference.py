@@ -17,7 +17,7 @@ from diffusers.schedulers import scheduling_ddpm
 from scenes import published_style_unet
 
 from diffretouch.attributes import attribute_scores
-from diffretouch.convert import _components_from_shapes, _layout, _schedule_buffers, convert_original_checkpoint
+from diffretouch.hub.convert import _components_from_shapes, _layout, _schedule_buffers, convert_original_checkpoint
 from diffretouch.model.modeling_affine_grid import (
     AffineGrid,
     AffineGridHead,

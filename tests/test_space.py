@@ -473,7 +473,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from diffretouch import BUNDLED_MODEL
-from diffretouch.hub import push
+from diffretouch.hub.upload import push
 from editor import Models, Refused
 from settings import Settings
 push(BUNDLED_MODEL, "me/private", private=True)
@@ -514,7 +514,7 @@ def test_a_pushed_space_is_complete_and_starts_from_what_the_hub_has(tmp_path):
         environment = {**server.environment("hf_me", tmp_path / "home"), "PATH": os.environ["PATH"]}
         script = """
 import os, subprocess, sys
-from diffretouch.hub import push
+from diffretouch.hub.upload import push
 from huggingface_hub import snapshot_download
 push(sys.argv[1], "me/retouch")
 folder = snapshot_download("me/retouch", repo_type="space")

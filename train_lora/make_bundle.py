@@ -22,8 +22,8 @@ from pathlib import Path
 from diffusers import DPMSolverMultistepScheduler
 
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
-from diffretouch.card import write_model_card
-from diffretouch.hub import export
+from diffretouch.hub.card import write_model_card
+from diffretouch.hub.upload import export
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = {

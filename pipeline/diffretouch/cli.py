@@ -403,8 +403,8 @@ def _write_sheet(options: argparse.Namespace, draw: Callable[[Any, Any], Any]) -
 
 
 def _run_convert(options: argparse.Namespace) -> int:
-    from .card import read_index, write_model_card
-    from .convert import convert_checkpoint_to_folder, revert_to_original
+    from .hub.card import read_index, write_model_card
+    from .hub.convert import convert_checkpoint_to_folder, revert_to_original
 
     def convert() -> str:
         shared: dict[str, Any] = {"dtype": _dtype(options.dtype), "with_vae": not options.without_vae}
@@ -427,8 +427,8 @@ def _run_convert(options: argparse.Namespace) -> int:
 
 
 def _run_init(options: argparse.Namespace) -> int:
-    from .convert import pipeline_from_stable_diffusion
-    from .hub import export
+    from .hub.convert import pipeline_from_stable_diffusion
+    from .hub.upload import export
 
     def init() -> str:
         dtype = {} if options.dtype is None else {"dtype": _dtype(options.dtype)}
@@ -448,7 +448,7 @@ def _dtype(name: str | None) -> Any:
 
 def _one_line(work: Callable[[], str]) -> int:
     """Do the work and print what it returns; 0, or 1 and one line where the disk or the Hub fails."""
-    from .hub import HubError
+    from .hub.upload import HubError
 
     try:
         print(work())
@@ -462,13 +462,13 @@ def _one_line(work: Callable[[], str]) -> int:
 
 def _run_export(options: argparse.Namespace) -> int:
     from . import BUNDLED_MODEL
-    from .hub import export
+    from .hub.upload import export
 
     return _one_line(lambda: str(export(options.model or BUNDLED_MODEL, options.output)))
 
 
 def _run_push(options: argparse.Namespace) -> int:
-    from .hub import push
+    from .hub.upload import push
 
     def send() -> str:
         commit = push(

@@ -157,7 +157,7 @@ def _check_push(options: argparse.Namespace) -> None:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from ..hub import HubError, push
+    from ..hub.upload import HubError, push
 
     try:
         print(push(options.out, options.push_to_hub, private=options.private or None).repo_url)

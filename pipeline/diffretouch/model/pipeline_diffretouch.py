@@ -522,10 +522,10 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         """An untrained DiffRetouch made from a Stable Diffusion 1.x or 2.x folder or Hub id.
 
         Needs the installed package, not only the files beside a model. Options and details:
-        `diffretouch.convert.pipeline_from_stable_diffusion`.
+        `diffretouch.hub.convert.pipeline_from_stable_diffusion`.
         """
         # Not a relative import: diffusers would look for the module beside every model that travels with this file.
-        return importlib.import_module("diffretouch.convert").pipeline_from_stable_diffusion(source, **options)
+        return importlib.import_module("diffretouch.hub.convert").pipeline_from_stable_diffusion(source, **options)
 
     # The folder written by `save_pretrained` is self-contained: `model_index.json` names the code files that lie
     # beside the weights, so that diffusers alone loads it with `trust_remote_code=True`; with this package installed,
@@ -624,7 +624,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         package = _installed_package()
         if package is None:
             return super().push_to_hub(repo_id, **kwargs)
-        return importlib.import_module("diffretouch.hub").push(self, repo_id, **kwargs)
+        return importlib.import_module("diffretouch.hub.upload").push(self, repo_id, **kwargs)
 
 
 def _installed_package() -> str | None:

@@ -79,7 +79,7 @@ def _hand_over(program: str, config: TrainingConfig, final: Path) -> int:
     print(f"The trained {'pipeline' if config.lora_rank is None else 'adapter'} is in {final}")
     if not config.push_to_hub:
         return 0
-    from ..hub import HubError, push
+    from ..hub.upload import HubError, push
 
     repo_id = config.hub_model_id or Path(config.output_dir).name
     try:

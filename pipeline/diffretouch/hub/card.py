@@ -20,9 +20,9 @@ import PIL.ImageFont
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from . import BUNDLED_MODEL
-from .files import write_atomically
-from .model.lora_diffretouch import ADAPTER_FILE, WHOLE_PARTS, DiffRetouchLoraLoaderMixin
+from .. import BUNDLED_MODEL
+from ..files import write_atomically
+from ..model.lora_diffretouch import ADAPTER_FILE, WHOLE_PARTS, DiffRetouchLoraLoaderMixin
 
 INDEX = "model_index.json"
 # Stands for the model's name in a card that was made before the model had one; `hub.push` fills it in.
@@ -394,7 +394,7 @@ def _amount(total: int) -> str:
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:
-    from .evaluation.measure import format_table  # needs the training extras
+    from ..evaluation.measure import format_table  # needs the training extras
 
     settings = evaluation["settings"]
     where = f"`{settings['split']}` split of `{settings['dataset']}`" if "split" in settings else "held-out photos"

@@ -33,13 +33,13 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from ..files import folder_atomically
+from ..model.lora_diffretouch import ADAPTER_FILE, DiffRetouchLoraLoaderMixin
 from .card import INDEX, UNNAMED, hub_id, is_adapter, model_card, read_index, write_model_card
-from .files import folder_atomically
-from .model.lora_diffretouch import ADAPTER_FILE, DiffRetouchLoraLoaderMixin
 
 __all__ = ["HubError", "export", "model_card", "push", "write_model_card"]
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _LEFT_BEHIND = ("training_state.pt", "__pycache__", ".*")
 
 

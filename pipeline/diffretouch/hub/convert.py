@@ -32,8 +32,8 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .model.modeling_affine_grid import AffineGridHead
-from .model.pipeline_diffretouch import DiffRetouchPipeline
+from ..model.modeling_affine_grid import AffineGridHead
+from ..model.pipeline_diffretouch import DiffRetouchPipeline
 
 VARIANCE_TYPES = ("fixed_small", "fixed_large")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
