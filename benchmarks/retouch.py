@@ -175,7 +175,7 @@ def time_cold_starts(folder: Path, repeats: int) -> dict[str, float]:
     """Median seconds of whole commands in fresh processes: with the model, with a saved look, and Python alone."""
     photo, look, output = (str(folder / name) for name in ("small.jpg", "look.safetensors", "small-out.jpg"))
     Image.effect_noise((64, 64), 50).convert("RGB").save(photo)
-    retouch = ["-m", "diffretouch.cli", "retouch", photo, "-o", output, "--overwrite"]
+    retouch = ["-m", "diffretouch.commands.cli", "retouch", photo, "-o", output, "--overwrite"]
     run_fresh([*retouch, "--save-look", look])
     commands = {"model": [*retouch, "--steps", "1"], "look": [*retouch, "--look", look], "python": ["-c", "pass"]}
     seconds: dict[str, list[float]] = {name: [] for name in commands}

@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ["NPY_DISABLE_CPU_FEATURES"] = "X86_V4 AVX512_ICL AVX512_SPR"
 os.environ["OPENBLAS_CORETYPE"] = "Haswell"
 
-from diffretouch import cli
+from diffretouch.commands import cli
 
 
 def main(arguments: list[str] | None = None) -> int:

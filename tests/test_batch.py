@@ -22,7 +22,7 @@ from scenes import scene
 from diffretouch import AffineGrid, open_photo
 from diffretouch.batch.loop import Report, Retoucher, Settings, retouch_files, retouch_photo
 from diffretouch.batch.plan import Job, Naming, UsageError, place, plan
-from diffretouch.cli import main
+from diffretouch.commands.cli import main
 
 PHOTOS = 5
 
@@ -128,7 +128,7 @@ _ON_THE_HUB = """
 import sys
 from pathlib import Path
 from huggingface_hub import HfApi
-from diffretouch.cli import main
+from diffretouch.commands.cli import main
 
 api = HfApi()
 for name in ("shoot", "out"):
@@ -231,7 +231,17 @@ def test_a_result_that_a_kill_kept_out_of_the_report_is_recognised_by_its_bytes(
 
 def test_a_batch_killed_in_the_middle_is_resumed_to_the_same_result(shoot, model, retouch) -> None:
     assert retouch(shoot, "-o", "whole", "--steps", 30, "--workers", 2) == 0
-    command = [sys.executable, "-m", "diffretouch.cli", "retouch", "shoot", "-o", "out", "--model", str(model)]
+    command = [
+        sys.executable,
+        "-m",
+        "diffretouch.commands.cli",
+        "retouch",
+        "shoot",
+        "-o",
+        "out",
+        "--model",
+        str(model),
+    ]
     command += ["--steps", "30", "--workers", "2"]
     batch = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     report = Path("out/diffretouch.jsonl")

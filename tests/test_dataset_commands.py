@@ -18,7 +18,7 @@ from hub_server import HubServer
 from huggingface_hub import constants
 from scenes import scene
 
-from diffretouch import cli
+from diffretouch.commands import cli
 from diffretouch.data.dataset import read_split
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 # Builds and pushes by the command line, then reads by id what the Hub has, both ways.
 PUSH_AND_READ = """
 import json, sys
-from diffretouch import cli
+from diffretouch.commands import cli
 from diffretouch.data.dataset import good_rows, read_split
 photos, out = sys.argv[1:]
 code = cli.main(["dataset", "synthetic", photos, "-o", out, "--num-inputs", "1", "--push_to_hub", "me/set"])
@@ -123,7 +123,7 @@ def test_a_build_that_is_told_to_end_leaves_nothing(photos: Path, tmp_path: Path
     command = [
         sys.executable,
         "-m",
-        "diffretouch.cli",
+        "diffretouch.commands.cli",
         "dataset",
         "synthetic",
         str(photos),

@@ -12,7 +12,7 @@ from scenes import scene
 
 from diffretouch.batch.loop import Report, Settings, retouch_files
 from diffretouch.batch.plan import Naming, place, plan
-from diffretouch.cli import main
+from diffretouch.commands.cli import main
 
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency")
 

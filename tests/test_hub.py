@@ -31,7 +31,8 @@ from safetensors.torch import load_file
 from scenes import published_style_unet
 
 import diffretouch
-from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline, cli
+from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline
+from diffretouch.commands import cli
 from diffretouch.data.builders import synthetic_rows
 from diffretouch.data.card import dataset_card, write_dataset_card
 from diffretouch.data.dataset import decode, read_split, write_parquet

@@ -24,7 +24,7 @@ def quick() -> list[str]:
     """Lines printed by one process that starts quickly, retouches, and then goes on to other things."""
     code = f"""
 import sys
-from diffretouch.quick_start import import_quickly
+from diffretouch.commands.quick_start import import_quickly
 import_quickly("model.pipeline_diffretouch")
 import numpy as np, torch
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
@@ -68,7 +68,7 @@ def test_everything_left_out_can_still_be_imported_and_compiling_still_works(qui
 def test_a_process_that_has_diffusers_keeps_its_adapters():
     code = """
 import diffusers.utils
-from diffretouch.quick_start import import_quickly
+from diffretouch.commands.quick_start import import_quickly
 import_quickly("model.pipeline_diffretouch")
 import sys
 print(diffusers.utils.is_peft_available(), "torch._dynamo" in sys.modules, None in sys.modules.values())
@@ -80,7 +80,7 @@ def test_the_program_starts_quickly_and_a_caller_of_main_does_not(tmp_path):
     """Whether diffusers knows of peft after a run: not in a program of ours, but where another's process calls."""
     code = f"""
 import sys
-from diffretouch.cli import main
+from diffretouch.commands.cli import main
 output = {str(tmp_path / "sheet.jpg")!r}
 arguments = ["variants", {str(PHOTO)!r}, "-o", output, "--steps", "1", "--width", "64"]
 main(arguments)

@@ -16,7 +16,7 @@ from scenes import overrides, write_data_set
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffretouch.attributes import ATTRIBUTES, attribute_scores
-from diffretouch.cli import main
+from diffretouch.commands.cli import main
 from diffretouch.data.dataset import decode, photos_of, read_split
 from diffretouch.evaluation.measure import variant_seeds
 from diffretouch.evaluation.metrics import delta_e_2000, psnr

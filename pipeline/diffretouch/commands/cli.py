@@ -16,8 +16,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .batch.loop import Report, Settings, load_pipeline, retouch_files
-from .batch.plan import (
+from ..batch.loop import Report, Settings, load_pipeline, retouch_files
+from ..batch.plan import (
     Job,
     Naming,
     Refusal,
@@ -206,7 +206,7 @@ def _add_push(commands: Any) -> None:
 
 
 def _add_dataset(commands: Any) -> None:
-    from .data.commands import add_dataset
+    from .dataset import add_dataset
 
     add_dataset(commands)
 
@@ -325,7 +325,7 @@ def _default_report(inputs: list[Any], output: Any) -> Path | None:
 def _engine(options: argparse.Namespace) -> Any:
     if options.engine == "threads":
         return None
-    from .batch.engine_ray import ray_engine
+    from ..batch.engine_ray import ray_engine
 
     return ray_engine(options.ray_address)
 
@@ -358,7 +358,7 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
 
 def _run_sweep(options: argparse.Namespace) -> int:
     def draw(retouch: Any, shown: Any) -> Any:
-        from .batch.sheets import sliders_sheet
+        from ..batch.sheets import sliders_sheet
 
         return sliders_sheet(retouch, options.seed)
 
@@ -367,7 +367,7 @@ def _run_sweep(options: argparse.Namespace) -> int:
 
 def _run_variants(options: argparse.Namespace) -> int:
     def draw(retouch: Any, shown: Any) -> Any:
-        from .batch.sheets import seeds_row, sheet
+        from ..batch.sheets import seeds_row, sheet
 
         sliders = {name: getattr(options, name) for name in SLIDERS}
         seeds = range(options.seed, options.seed + options.count)
@@ -381,7 +381,7 @@ def _write_sheet(options: argparse.Namespace, draw: Callable[[Any, Any], Any]) -
     check_photo_name("output", options.output)
     if os.path.lexists(options.output) and not options.overwrite:
         raise UsageError(f"{options.output} exists; choose another output or pass --overwrite")
-    from .photo import Photo, PhotoError, open_photo, save_photo
+    from ..photo import Photo, PhotoError, open_photo, save_photo
 
     given = {name: getattr(options, name) for name in ("model", "lora_scale", "steps", "fast")}
     settings = Settings(**given, lora=tuple(options.lora))
@@ -390,7 +390,7 @@ def _write_sheet(options: argparse.Namespace, draw: Callable[[Any, Any], Any]) -
         _start_quickly(options, "model.pipeline_diffretouch")
         pipe = load_pipeline(settings)
         pipe.set_progress_bar_config(disable=True)
-        from .batch.sheets import cell, retouch_with
+        from ..batch.sheets import cell, retouch_with
 
         shown = cell(photo, options.width)
         retouch = retouch_with(pipe, photo, shown, options.strength, **settings.sampling(pipe))
@@ -403,8 +403,8 @@ def _write_sheet(options: argparse.Namespace, draw: Callable[[Any, Any], Any]) -
 
 
 def _run_convert(options: argparse.Namespace) -> int:
-    from .hub.card import read_index, write_model_card
-    from .hub.convert import convert_checkpoint_to_folder, revert_to_original
+    from ..hub.card import read_index, write_model_card
+    from ..hub.convert import convert_checkpoint_to_folder, revert_to_original
 
     def convert() -> str:
         shared: dict[str, Any] = {"dtype": _dtype(options.dtype), "with_vae": not options.without_vae}
@@ -427,8 +427,8 @@ def _run_convert(options: argparse.Namespace) -> int:
 
 
 def _run_init(options: argparse.Namespace) -> int:
-    from .hub.convert import pipeline_from_stable_diffusion
-    from .hub.upload import export
+    from ..hub.convert import pipeline_from_stable_diffusion
+    from ..hub.upload import export
 
     def init() -> str:
         dtype = {} if options.dtype is None else {"dtype": _dtype(options.dtype)}
@@ -448,7 +448,7 @@ def _dtype(name: str | None) -> Any:
 
 def _one_line(work: Callable[[], str]) -> int:
     """Do the work and print what it returns; 0, or 1 and one line where the disk or the Hub fails."""
-    from .hub.upload import HubError
+    from ..hub.upload import HubError
 
     try:
         print(work())
@@ -461,14 +461,14 @@ def _one_line(work: Callable[[], str]) -> int:
 
 
 def _run_export(options: argparse.Namespace) -> int:
-    from . import BUNDLED_MODEL
-    from .hub.upload import export
+    from .. import BUNDLED_MODEL
+    from ..hub.upload import export
 
     return _one_line(lambda: str(export(options.model or BUNDLED_MODEL, options.output)))
 
 
 def _run_push(options: argparse.Namespace) -> int:
-    from .hub.upload import push
+    from ..hub.upload import push
 
     def send() -> str:
         commit = push(
@@ -495,8 +495,8 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     if len(set(names)) < len(names):
         raise UsageError(f"`beside` has to give every model a name of its own, got {', '.join(names)}")
     try:
-        from .evaluation.measure import format_table
-        from .evaluation.report import evaluate_to_folder
+        from ..evaluation.measure import format_table
+        from ..evaluation.report import evaluate_to_folder
     except ImportError as error:
         raise UsageError(f"evaluating needs the package {error.name}: pip install 'diffretouch[train]'") from error
     from tqdm.auto import tqdm
@@ -527,7 +527,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 
 
 def _run_report(options: argparse.Namespace) -> int:
-    from .training.validation import write_training_report
+    from ..training.validation import write_training_report
 
     try:
         print(write_training_report(options.folder))

@@ -24,7 +24,7 @@ def import_quickly(module: str) -> None:
     Where diffusers is imported already, this is a plain import.
     """
     if "diffusers" in sys.modules:
-        importlib.import_module(f".{module}", __package__)
+        importlib.import_module(f"..{module}", __package__)
         return
     torch: Any = importlib.import_module("torch")
     hidden: dict[str, Any] = {name: None for name in _UNUSED}  # Python's own word for what cannot be imported
@@ -34,7 +34,7 @@ def import_quickly(module: str) -> None:
         torch._dynamo = hidden[_DYNAMO]
     sys.modules.update(hidden)
     try:
-        importlib.import_module(f".{module}", __package__)
+        importlib.import_module(f"..{module}", __package__)
     finally:
         for name, stand_in in hidden.items():
             if sys.modules.get(name) is stand_in:

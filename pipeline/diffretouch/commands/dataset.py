@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .build import Report
+    from ..data.build import Report
 
 _MOST_SHOWN = 20  # photos that were left out; build.json has them all
 _RULES = ("quantile", "linear", "extreme")
@@ -134,7 +134,7 @@ def _shortened(lines: Sequence[str], folder: Path) -> list[str]:
 
 
 def _build(options: argparse.Namespace) -> Report:
-    from . import builders
+    from ..data import builders
 
     builder: Callable[..., Report] = getattr(builders, f"build_{options.builder}")
     taken = inspect.signature(builder).parameters
