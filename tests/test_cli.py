@@ -429,7 +429,8 @@ def test_missing_arguments_are_one_line_and_exit_code_2(arguments, capsys) -> No
 
 
 def test_a_mistyped_command_costs_no_import_of_torch() -> None:
-    program = "import sys; from diffretouch.commands.cli import main\ntry: main(['retouch', 'a.jpg', '-o', 'b.jpg', '--steps', '0'])"
+    program = "import sys; from diffretouch.commands.cli import main\n"
+    program += "try: main(['retouch', 'a.jpg', '-o', 'b.jpg', '--steps', '0'])"
     program += "\nexcept SystemExit: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout == "False\n"
