@@ -52,7 +52,7 @@ _ORANGE = np.array([0.022, 0.045])  # (a, b) added to the lightest tones
 
 def faded_film(photo: np.ndarray) -> np.ndarray:
     """The style, see the file's first lines: sRGB uint8 (H, W, 3) -> the same."""
-    from diffretouch.data.synthetic import quantise, to_linear, to_srgb
+    from diffretouch.data.light import quantise, to_linear, to_srgb
 
     lab = np.cbrt(to_linear(photo) @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T  # (H, W, 3)
     lightness = _film_curve(lab[..., 0])

@@ -34,8 +34,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from diffretouch.data.light import quantise, to_srgb
 from diffretouch.data.panorama import View, cut_view, encode_light, normalise, parse_view, read_exr
-from diffretouch.data.synthetic import quantise, to_srgb
 
 PHOTOS_TSV = Path(__file__).with_name("photos.tsv")
 LONG_SIDE = 1024

@@ -37,8 +37,8 @@ from ..files import folder_atomically
 from ..photo import PhotoError, open_photo
 from .card import write_dataset_card
 from .dataset import CONDITIONS, SPLITS, encode, scores_of, write_parquet
+from .light import to_linear
 from .registration import Framing, register
-from .synthetic import to_linear
 
 BAD_PHOTOS = ("skip", "stop")
 _WHOLE_SET = 16  # photos from which starting further processes pays
@@ -58,12 +58,14 @@ class Job:
         split: one of `SPLITS`.
         inputs: files of the photo before the retouch; several where a set has several versions of it.
         targets: {expert: file of the retouched photo}.
+        label: file of a teacher's answer to the photo.
     """
 
     photo_id: str
     split: str
     inputs: tuple[Path, ...]
     targets: Mapping[str, Path] = field(default_factory=dict)
+    label: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -11,33 +11,43 @@ Each names its photos, checks the arguments and leaves the work to `build`.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from ..look.lut import fit_lut
+from ..photo import PhotoError
 from .build import (
     BAD_PHOTOS,
+    BadPhoto,
     Job,
     PairRules,
     Report,
     Rows,
     check_new,
     open_light,
+    open_srgb,
     pair_rows,
+    resize,
     resize_rule,
     schema_row,
     split_of_groups,
     write_data_set,
 )
 from .dataset import CONDITIONS, encode, photo_id_of, read_photo_table, scores_of
+from .experts import EXPERTS, natural
+from .light import quantise, to_linear
 from .matching import PHOTO_SUFFIXES, match_names
-from .synthetic import EXPERTS, degrade, draw_page, to_linear, vary
+from .synthetic import Scene, camera_photo, draw_page, finished, photo_to_retouch, vary
 
 # PPR10K's own code: groups below 1356 are for training (8,875 photos), the other 325 groups for testing (2,286).
 # https://github.com/csjliang/PPR10K, utils/split_train_val.py
@@ -47,43 +57,81 @@ _FIVEK_EXPERT = re.compile(r"(?:tiff16[_-]?|experts?[ _-]?)?([a-e])", re.IGNOREC
 _FIVEK_INPUTS = re.compile(r"inputs?|sources?|raw|raw_photos|dng|originals?", re.IGNORECASE)
 
 
+_LABEL_LUT_SIZE = 17  # nodes a side: finer tables follow the teacher's stripes
+
+
 # ---- synthetic experts ---------------------------------------------------------------------------------------------
 
 
 def synthetic_rows(
-    light: np.ndarray, photo_id: str, num_inputs: int, seed: int, rule: str = "quantile", num_scenes: int = 1
+    scene: Scene,
+    photo_id: str,
+    num_inputs: int,
+    seed: int,
+    rule: str = "quantile",
+    num_scenes: int = 1,
+    drawn: Callable[[Scene, np.random.Generator], tuple[np.ndarray, np.ndarray]] = photo_to_retouch,
 ) -> list[dict[str, Any]]:
-    """Rows of one good photo (`open_light`): `num_scenes` scenes x `num_inputs` degraded inputs x the five experts.
+    """Rows of one good photo: `num_scenes` scenes x `num_inputs` inputs (`drawn` from them) x the five experts.
 
     The first scene is the photo itself, the others are made from it (`vary`). What is random depends on `seed`,
     `photo_id` and the scene's number alone, not on the order of photos.
     """
     rows = []
-    for scene in range(num_scenes):
-        key = f"{seed}/{photo_id}" if scene == 0 else f"{seed}/{photo_id}/{scene}"
+    for number in range(num_scenes):
+        key = f"{seed}/{photo_id}" if number == 0 else f"{seed}/{photo_id}/{number}"
         rng = np.random.default_rng(np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype=np.uint32))
-        names = [f"{photo_id}#{scene * num_inputs + index}" for index in range(num_inputs)]
-        rows += _scene_rows(light if scene == 0 else vary(light, rng), names, rng, rule)
+        chosen = scene if number == 0 else vary(scene, rng)
+        answers = {}  # inputs of one scene often share them
+        for index in range(num_inputs):
+            picture, wanted = drawn(chosen, rng)
+            key = wanted.tobytes()
+            if key not in answers:
+                answers[key] = _answers(wanted, rule)
+            name = f"{photo_id}#{number * num_inputs + index}"
+            rows += [
+                schema_row(name, expert.name, encode(picture), *answer)
+                for expert, answer in zip(EXPERTS, answers[key], strict=True)
+            ]
     return rows
 
 
-def _scene_rows(light: np.ndarray, names: list[str], rng: np.random.Generator, rule: str) -> list[dict[str, Any]]:
-    targets = [expert.retouch(light) for expert in EXPERTS]
+def _answers(wanted: np.ndarray, rule: str) -> list[tuple[bytes, torch.Tensor, torch.Tensor]]:
+    """Every expert's picture, encoded, with its scores and c, of a natural retouch (H, W, 3) in [0, 1]."""
+    targets = [expert.retouch(wanted) for expert in EXPERTS]
     scores = scores_of(targets)
-    conditions = CONDITIONS[rule](scores)
-    inputs = [encode(degrade(light, rng)) for _ in names]
-    encoded = [encode(target) for target in targets]
-    return [
-        schema_row(name, expert.name, source, target, score, condition)
-        for name, source in zip(names, inputs, strict=True)
-        for expert, target, score, condition in zip(EXPERTS, encoded, scores, conditions, strict=True)
-    ]
+    return list(zip(map(encode, targets), scores, CONDITIONS[rule](scores), strict=True))
+
+
+def scene_of(light: np.ndarray, label: Path | None) -> Scene:
+    """A photo's linear light (H, W, 3) and the teacher's answer to it, of any size, as a scene.
+
+    The answer is carried to the photo's own pixels by a table of colours: a teacher works at 256 pixels, leaves
+    stripes in smooth areas, and its taste is nearly the same everywhere. Without an answer the photo is its own
+    natural retouch.
+
+    Raises:
+        BadPhoto: if the label cannot be read.
+    """
+    photo = finished(light)
+    if label is None:
+        return Scene(light, photo, photo)
+    try:
+        answer = open_srgb(label).astype(np.float32) / 255
+    except PhotoError as error:
+        raise BadPhoto(str(error)) from error
+    height, width = answer.shape[:2]
+    small = resize(quantise(photo), (width, height)).astype(np.float32) / 255
+    table = fit_lut(small.reshape(-1, 3), answer.reshape(-1, 3), _LABEL_LUT_SIZE)
+    return Scene(light, photo, natural(photo, table.apply(photo)).astype(np.float32))
 
 
 def _synthetic_work(job: Job, num_inputs: int, num_scenes: int, long_side: int, seed: int, rule: str) -> Rows:
-    inputs, scenes = (num_inputs, num_scenes) if job.split == "train" else (1, 1)
     light = open_light(job.inputs[0], long_side) if job.inputs else _page_light(job.photo_id, long_side, seed)
-    return Rows(synthetic_rows(light, job.photo_id, inputs, seed, rule, scenes))
+    scene = scene_of(light, job.label)
+    if job.split != "train":  # measured on what is to be retouched; finished photos are measured as they are
+        return Rows(synthetic_rows(scene, job.photo_id, 1, seed, rule, drawn=camera_photo))
+    return Rows(synthetic_rows(scene, job.photo_id, num_inputs, seed, rule, num_scenes))
 
 
 def _page_light(name: str, long_side: int, seed: int) -> np.ndarray:
@@ -96,6 +144,7 @@ def build_synthetic(
     photos: str | Path,
     out: str | Path,
     *,
+    labels: str | Path | None = None,
     table: str | Path | None = None,
     num_inputs: int = 6,
     num_scenes: int = 1,
@@ -116,6 +165,8 @@ def build_synthetic(
     Args:
         photos: folder of photos, searched with all its subfolders. A TIFF of floating-point samples is linear light.
         out: folder to write; new or empty.
+        labels: folder of a teacher's answers to the photos (dataset_card/label_photos.py), FILE.png for each FILE;
+            they become the natural expert's retouch. None = the photos themselves.
         table: names the photos and their splits (`read_photo_table`) and goes into the card; None for all photos of
             the folder, split at random.
         num_inputs: degraded versions of each scene to train on.
@@ -129,7 +180,7 @@ def build_synthetic(
         processes: None for one per core, where there are photos enough.
 
     Raises:
-        FileNotFoundError: if the folder, or a photo of the table, is missing, before anything is written.
+        FileNotFoundError: if the folder, a photo of the table, or a label is missing, before anything is written.
         FileExistsError: if `out` holds something.
         PhotoError: if a photo cannot be read ("stop").
         ValueError: on a bad table or argument, or where there is nothing to train on.
@@ -147,6 +198,8 @@ def build_synthetic(
         if missing:
             raise FileNotFoundError(f"`photos` lacks {len(missing)} of {len(entries)} photos, first {missing[0]}.")
         jobs = [Job(photo_id_of(entry["file"]), entry["split"], (folder / entry["file"],)) for entry in entries]
+    if labels is not None:
+        jobs = [_labelled(job, folder, Path(labels)) for job in jobs]
     jobs += [Job(f"page-{number:03d}", "train", ()) for number in range(num_pages)]
     work = partial(
         _synthetic_work,
@@ -158,6 +211,7 @@ def build_synthetic(
     )
     record = {
         "kind": "synthetic",
+        "labels": None if labels is None else _labels_record(Path(labels)),
         "num_inputs": num_inputs,
         "num_scenes": num_scenes,
         "num_pages": num_pages,
@@ -168,6 +222,24 @@ def build_synthetic(
     }
     where = None if table is None else Path(table)
     return write_data_set(Path(out), jobs, work, record, bad_photos=bad_photos, table=where, processes=processes)
+
+
+def _labelled(job: Job, photos: Path, labels: Path) -> Job:
+    file = labels / f"{job.inputs[0].relative_to(photos).as_posix()}.png"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"`labels` has to hold the teacher's answer to every photo (dataset_card/label_photos.py), got none for "
+            f"{job.photo_id} in {labels}."
+        )
+    return replace(job, label=file)
+
+
+def _labels_record(labels: Path) -> dict[str, Any]:
+    """Whose answers they are, as label_photos.py wrote it down."""
+    try:
+        return json.loads((labels / "labels.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`labels` has to be a folder made by dataset_card/label_photos.py, got {labels}.") from error
 
 
 # ---- own pairs -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..files import write_atomically
 from .dataset import FEATURES, SPLITS, read_photo_table
-from .synthetic import EXPERTS
+from .experts import EXPERTS
 
 _MEANINGS = {
     "photo_id": "which photo; rows of one photo share it (`#n` tells degraded versions of one original apart)",

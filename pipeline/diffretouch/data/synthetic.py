@@ -66,16 +66,15 @@ def vary(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene(varied(scene.light, np.inf), varied(scene.photo, 1), varied(scene.natural, 1))
 
 
-# ---- what comes in ---------------------------------------------------------------------------------------------------
+# ---- what comes in --------------------------------------------------------------------------------------------------
 
 
 def photo_to_retouch(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """What may come to be retouched of a scene: the picture (H, W, 3) uint8, and the natural retouch of it, in [0, 1].
 
-    Most are a camera's flat rendition or fail in some way, and want the scene's natural retouch whole. What is fine
-    already has to be recognised: one in eight is the finished photo, which wants a third of the way, one in twelve the
-    natural retouch itself, which wants nothing, and one in eight (half of the pages) fails a little and wants
-    somewhat more than half.
+    Most are a camera's flat rendition or fail in some way. What is fine already has to be recognised: one in eight
+    (half of the pages) fails a little, one in twelve is the natural retouch itself, which wants nothing, and one in
+    eight is the finished photo, which wants a third of the way.
     """
     kind, photo, natural = rng.uniform(), scene.photo, scene.natural
     page = documentness(lab_of(np.clip(scene.light, 0, 1))[..., 0])
@@ -84,8 +83,13 @@ def photo_to_retouch(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray
     if kind < 0.2:
         return quantise(natural), natural
     if kind < 0.32 + 0.38 * page:
-        return degrade(scene.light, rng, 0.3), photo + 0.6 * (natural - photo)
-    return (flat_rendition if rng.uniform() < 0.5 else degrade)(scene.light, rng), natural
+        return degrade(scene.light, rng, 0.3), natural
+    return camera_photo(scene, rng)
+
+
+def camera_photo(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A camera's flat rendition of a scene, or one that fails: as `photo_to_retouch`, finished ones left out."""
+    return (flat_rendition if rng.uniform() < 0.5 else degrade)(scene.light, rng), scene.natural
 
 
 # ---- camera failings ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from skimage.color import lab2rgb, rgb2lab
 from skimage.exposure import equalize_adapthist
 
 from ..attributes import srgb_to_linear
-from ..data.synthetic import to_srgb
+from ..data.light import to_srgb
 from ..look.lut import fit_lut
 
 Baseline = Callable[[np.ndarray], np.ndarray]
