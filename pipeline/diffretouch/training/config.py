@@ -31,15 +31,21 @@ class ModelConfig:
     norm_num_groups: int = 16
     head_hidden_channels: list[int] = field(default_factory=lambda: [64])  # one stride-2 convolution each
     head_mid_channels: int = 96
-    head_global_channels: int = 0  # of the grid head's path that sees the whole picture; 0 = none, as published
-    head_area_channels: int = 0  # of that path's branch that sees 8 x 8 areas; 0 = none
     num_features: int = 4  # from the UNet to the grid head
+    # The photo's statistics and c go into every residual block, by the UNet's class embedding: group normalisation
+    # takes exposure and colour of light away. False = as published.
+    statistics: bool = False
     grid_depth: int = 8
     guide_threshold_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])  # knots of an untrained guide
     # A larger end than Stable Diffusion's 0.012: retouching lives in the lowest frequencies, which at 0.012 still
     # show through the noise of the last timestep, so that sampling from pure noise would drift to the average style.
     beta_start: float = 0.00085
     beta_end: float = 0.02
+    # Ends in pure noise (Lin et al. 2024), so that nothing of the answer shows where sampling starts; velocity alone.
+    rescale_betas_zero_snr: bool = False
+    # Noise that is common to a whole picture, beside the independent part: what a style does to a whole picture shows
+    # through independent noise to the last timestep, and sampling would have nothing to decide.
+    noise_offset: float = 0.0
     # "epsilon" is the method's; near pure noise a small network's error in it is multiplied by the inverse signal
     # and becomes a drift of the whole picture. The velocity is the picture itself there.
     prediction_type: str = "v_prediction"  # "epsilon" | "v_prediction"
@@ -237,8 +243,7 @@ _BOUNDS = {
     "model.attention_head_dim": (1, math.inf),
     "model.norm_num_groups": (1, math.inf),
     "model.head_mid_channels": (1, math.inf),
-    "model.head_global_channels": (0, math.inf),
-    "model.head_area_channels": (0, math.inf),
+    "model.noise_offset": (0, 10),
     "model.num_features": (1, math.inf),
     "model.grid_depth": (1, math.inf),
     "model.min_timestep": (0, 998),
@@ -297,8 +302,11 @@ def _check_model(model: ModelConfig) -> None:
         raise ValueError(f"`model.attention_levels` has to be in [0, {levels}], got {model.attention_levels}.")
     if model.sample_size % 2 ** (levels - 1):
         raise ValueError(f"`model.sample_size` has to be a multiple of {2 ** (levels - 1)}, got {model.sample_size}.")
-    if model.head_area_channels and not model.head_global_channels:
-        raise ValueError("`model.head_area_channels` has to be 0 without `model.head_global_channels`, got more.")
+    if model.rescale_betas_zero_snr and model.prediction_type != "v_prediction":
+        raise ValueError(
+            "`model.prediction_type` has to be v_prediction with `model.rescale_betas_zero_snr`, got "
+            f"{model.prediction_type}."
+        )
     hidden = model.head_hidden_channels
     if any(width < 1 for width in hidden):
         raise ValueError(f"`model.head_hidden_channels` has to hold positive widths, got {hidden}.")

@@ -10,6 +10,7 @@ from torch import nn
 from .. import BUNDLED_MODEL
 from ..model.modeling_affine_grid import AffineGridHead
 from ..model.modeling_latent_codec import FixedLatentCodec
+from ..model.photo_statistics_diffretouch import NUM_STATISTICS
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .config import ModelConfig, TrainingConfig
 
@@ -110,11 +111,12 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
         attention_head_dim=config.attention_head_dim,
         norm_num_groups=config.norm_num_groups,
         use_linear_projection=True,
+        class_embed_type="projection" if config.statistics else None,
+        projection_class_embeddings_input_dim=NUM_STATISTICS + 4 if config.statistics else None,
+        resnet_time_scale_shift="scale_shift" if config.statistics else "default",
     )
     grid_head = AffineGridHead(
         in_channels=config.num_features,
-        global_channels=config.head_global_channels,
-        area_channels=config.head_area_channels,
         hidden_channels=config.head_hidden_channels,
         mid_channels=config.head_mid_channels,
         grid_depth=config.grid_depth,
@@ -125,6 +127,7 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
         beta_end=config.beta_end,
         beta_schedule="scaled_linear",
         prediction_type=config.prediction_type,
+        rescale_betas_zero_snr=config.rescale_betas_zero_snr,
         clip_sample=False,
     )
     return DiffRetouchPipeline(
@@ -135,4 +138,5 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
         conditioning_resize=config.conditioning_resize,
         min_timestep=config.min_timestep,
         default_num_inference_steps=config.default_num_inference_steps,
+        noise_offset=config.noise_offset,
     )

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..attributes import attribute_scores
 from ..model.modeling_affine_grid import AffineGridHead
+from ..model.photo_statistics_diffretouch import photo_statistics, statistics_view
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from . import losses
 from .config import TrainingConfig
@@ -37,14 +38,29 @@ class Retoucher(nn.Module):
         photo: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """-> predicted noise (B, 4, h, w), retouched pictures D_t (B, 3, p, p) around [-1, 1], not clamped."""
-        unet_input = torch.cat([noisy_latents, photo_latents], dim=1)  # (B, 7, h, w)
-        prediction = self.unet(unet_input, timesteps, encoder_hidden_states=condition[:, None]).sample
+        prediction = predict(self.unet, noisy_latents, timesteps, photo_latents, condition, photo)
         noise_pred, features = prediction.tensor_split([4], dim=1)
-        coefficients = self.grid_head(features, unet_input, timesteps, condition)  # (B, 12, depth, gh, gw)
+        coefficients = self.grid_head(features)  # (B, 12, depth, gh, gw)
         # As grids are applied in use: mixed precision would round the guide to a few hundred levels.
         with torch.autocast(photo.device.type, enabled=False):
             pictures = self.grid_head.retouch(coefficients.float(), photo)
         return noise_pred.float(), pictures
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    noisy_latents: torch.Tensor,
+    timesteps: torch.Tensor | int,
+    photo_latents: torch.Tensor,
+    condition: torch.Tensor,
+    photo: torch.Tensor,
+) -> torch.Tensor:
+    """One UNet call as in use: arguments of `Retoucher.forward` -> (B, 4 + features, h, w)."""
+    unet_input = torch.cat([noisy_latents, photo_latents], dim=1)  # (B, 7, h, w)
+    labels = None
+    if unet.config.class_embed_type is not None:
+        labels = torch.cat([photo_statistics(statistics_view(photo)).to(condition), condition], dim=1)  # (B, 142)
+    return unet(unet_input, timesteps, encoder_hidden_states=condition[:, None], class_labels=labels).sample
 
 
 @dataclass
@@ -137,7 +153,10 @@ class Objective:
             asked, moved = (value.to(device) for value in _moves(part, n))
             conditions = torch.cat([condition, asked, asked + moved])
             imagined = self._imagine(
-                other_noise[:n].repeat(2, 1, 1, 1), photo_latents[:n].repeat(2, 1, 1, 1), conditions[len(z0) :]
+                other_noise[:n].repeat(2, 1, 1, 1),
+                photo_latents[:n].repeat(2, 1, 1, 1),
+                conditions[len(z0) :],
+                photo[:n].repeat(2, 1, 1, 1),
             )
             clean, noises = torch.cat([z0, imagined]), noise[first]
         noisy = self.scheduler.add_noise(clean, noises, timesteps[first])
@@ -157,15 +176,16 @@ class Objective:
         return {"loss": loss, **terms}
 
     @torch.no_grad()
-    def _imagine(self, noise: torch.Tensor, photo_latents: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def _imagine(
+        self, noise: torch.Tensor, photo_latents: torch.Tensor, condition: torch.Tensor, photo: torch.Tensor
+    ) -> torch.Tensor:
         """What sampling makes of pure noise (n, 4, h, w) in its first call: z_0 as the model sees it under c.
 
         A slider has to move what the model itself has imagined under it; the expert's z_0 would hold it back in
         training, and let it overshoot in use, where both calls follow the slider.
         """
         last = self.timestep_range[1]
-        unet_input = torch.cat([noise, photo_latents], dim=1)
-        output = self._unet(unet_input, last, encoder_hidden_states=condition[:, None]).sample[:, :4].float()
+        output = predict(self._unet, noise, last, photo_latents, condition, photo)[:, :4].float()
         signal = self.scheduler.alphas_cumprod[last]
         if self.scheduler.config.prediction_type == "v_prediction":
             return signal.sqrt() * noise - (1 - signal).sqrt() * output
