@@ -279,6 +279,15 @@ class AffineGrid:
         """The same retouch on another device."""
         return AffineGrid(self.coefficients.to(device), self.guide)
 
+    def neutral(self) -> AffineGrid:
+        """The same retouch in black-and-white: every photo comes out grey, exactly, as light as its luma did.
+
+        All three rows of each transform become their mean by Rec. 601's weights.
+        """
+        rows = self.coefficients.unflatten(0, (3, 4))  # (3, 4, D, h, w)
+        weights = rows.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1, 1, 1)
+        return AffineGrid((weights * rows).sum(0).repeat(3, 1, 1, 1), self.guide)
+
     @torch.no_grad()
     def apply(self, photo: Any, strength: float = 1.0, rows: tuple[int, int] | None = None) -> Any:
         """Retouch a photo at its own resolution; returns the same kind, size and depth as given.

@@ -45,6 +45,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 CONDITIONING_RESIZES = ("nearest", "area")
 
 _ROWS = 64  # of a photo converted at once, so that the intermediate result stays in the cache
+_GREY = 1.5 / 255
 _NUMPY_DTYPES = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 
 # Modules of components whose code travels with a saved model, in the component's folder.
@@ -308,7 +309,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         if output_type == "latent":
             images: Any = latents
         else:
-            grids = self._grids(features)
+            grids = self._keep_neutral(self._grids(features), photos, condition)
             if output_type == "grid":
                 images = grids
             else:
@@ -494,6 +495,14 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         # fetch it to its input.
         device = features.device if head.device.type == "meta" else head.device
         return head.grids(head(features.to(device, head.dtype)))
+
+    def _keep_neutral(self, grids: list[Any], photos: list[Any], condition: torch.Tensor) -> list[Any]:
+        """Black-and-white photos stay so, exactly, unless warmth or colour is asked for; c is (N, 1, 4)."""
+        toned = [self.config.attributes.index(name) for name in ("colorfulness", "temperature")]
+        asked = (condition[:, 0, toned] != 0).any(1).tolist()
+        grey = [_is_grey(self.photo_view(photo)) for photo in photos]
+        each = len(grids) // len(photos)
+        return [grid.neutral() if grey[i // each] and not asked[i] else grid for i, grid in enumerate(grids)]
 
     def _pictures(
         self,
@@ -787,6 +796,11 @@ def _view(photo: torch.Tensor, size: int) -> torch.Tensor:
     # One channel at a time: a whole float copy of a large photo would dominate peak memory.
     top = 1 if photo.is_floating_point() else torch.iinfo(photo.dtype).max
     return torch.cat([_squashed(channel[:, None].float() / top, size) for channel in photo.unbind(1)], dim=1)
+
+
+def _is_grey(view: torch.Tensor) -> bool:
+    """Whether a view (1, 3, S, S) in [0, 1] shows no colour: its channels agree to within rounding."""
+    return bool((view.amax(1) - view.amin(1)).max() < _GREY)
 
 
 def _squashed(pixels: torch.Tensor, size: int) -> torch.Tensor:
