@@ -45,7 +45,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 CONDITIONING_RESIZES = ("nearest", "area")
 
 _ROWS = 64  # of a photo converted at once, so that the intermediate result stays in the cache
-_GREY = 1.5 / 255
+_GREY = 1.5 / 255  # channels that agree to within the rounding of their view
 _NUMPY_DTYPES = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 
 # Modules of components whose code travels with a saved model, in the component's folder.
@@ -274,11 +274,12 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         batch_size = len(photos) * num_variants
 
         # 2. What the UNet is told: the photo at latent size and the sliders as one context token.
-        photo_latents = torch.cat([self.encode_photo(photo).to(device, dtype) for photo in photos])  # (P, 3, h, w)
+        views = [self.photo_view(photo)[0] for photo in photos]  # each (3, S, S), its own view
+        photo_latents = torch.cat([self.encode_photo(view).to(device, dtype) for view in views])  # (P, 3, h, w)
         photo_latents = photo_latents.repeat_interleave(num_variants, 0)  # (N, 3, h, w)
         condition = self.encode_sliders(sliders, len(photos))  # (P, 1, 4)
         condition = condition.repeat_interleave(num_variants, 0).to(device, dtype)  # (N, 1, 4)
-        labels = self.class_labels(photos, condition)  # (N, 142) or None
+        labels = self.class_labels(views, condition)  # (N, 142) or None
 
         # 3. The schedule and the initial noise.
         schedule = self._set_timesteps(steps, timesteps, device)
@@ -309,7 +310,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         if output_type == "latent":
             images: Any = latents
         else:
-            grids = self._keep_neutral(self._grids(features), photos, condition)
+            grids = self._keep_neutral(self._grids(features), views, condition)
             if output_type == "grid":
                 images = grids
             else:
@@ -496,12 +497,12 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         device = features.device if head.device.type == "meta" else head.device
         return head.grids(head(features.to(device, head.dtype)))
 
-    def _keep_neutral(self, grids: list[Any], photos: list[Any], condition: torch.Tensor) -> list[Any]:
+    def _keep_neutral(self, grids: list[Any], views: list[torch.Tensor], condition: torch.Tensor) -> list[Any]:
         """Black-and-white photos stay so, exactly, unless warmth or colour is asked for; c is (N, 1, 4)."""
         toned = [self.config.attributes.index(name) for name in ("colorfulness", "temperature")]
         asked = (condition[:, 0, toned] != 0).any(1).tolist()
-        grey = [_is_grey(self.photo_view(photo)) for photo in photos]
-        each = len(grids) // len(photos)
+        grey = [bool((view.amax(0) - view.amin(0)).max() < _GREY) for view in views]
+        each = len(grids) // len(views)
         return [grid.neutral() if grey[i // each] and not asked[i] else grid for i, grid in enumerate(grids)]
 
     def _pictures(
@@ -796,11 +797,6 @@ def _view(photo: torch.Tensor, size: int) -> torch.Tensor:
     # One channel at a time: a whole float copy of a large photo would dominate peak memory.
     top = 1 if photo.is_floating_point() else torch.iinfo(photo.dtype).max
     return torch.cat([_squashed(channel[:, None].float() / top, size) for channel in photo.unbind(1)], dim=1)
-
-
-def _is_grey(view: torch.Tensor) -> bool:
-    """Whether a view (1, 3, S, S) in [0, 1] shows no colour: its channels agree to within rounding."""
-    return bool((view.amax(1) - view.amin(1)).max() < _GREY)
 
 
 def _squashed(pixels: torch.Tensor, size: int) -> torch.Tensor:
