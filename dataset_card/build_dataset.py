@@ -1,11 +1,12 @@
 """Build the synthetic-experts data set that the bundled model was trained on.
 
 python dataset_card/fetch_photos.py photos
-python dataset_card/build_dataset.py photos data-synthetic
+python dataset_card/label_photos.py photos labels
+python dataset_card/build_dataset.py photos data-synthetic --labels labels
 
 The same as `diffretouch dataset synthetic photos -o data-synthetic --table dataset_card/photos.tsv --bad-photos stop
---num-inputs 2 --num-scenes 12 --num-pages 24 --conditions linear`, whose other options may follow, but every x86-64
-processor writes the same bytes, those of the hashes in README.md.
+--num-inputs 8 --num-scenes 3 --num-pages 24 --long-side 256 --conditions linear`, whose other options may follow, but
+every x86-64 processor makes the same bytes of the same labels.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", default=str(Path(__file__).with_name("photos.tsv")), help="(default: %(default)s)")
     options, others = parser.parse_known_args(arguments)
     settings = ["--table", options.table, "--bad-photos", "stop"]
-    settings += ["--num-inputs", "2", "--num-scenes", "12", "--num-pages", "24"]
-    settings += ["--conditions", "linear"]
+    settings += ["--num-inputs", "8", "--num-scenes", "3", "--num-pages", "24"]
+    settings += ["--long-side", "256", "--conditions", "linear"]
     return cli.main(["dataset", "synthetic", options.photos, "-o", options.out, *settings, *others])
 
 

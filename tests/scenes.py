@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from diffusers import UNet2DConditionModel
 
-from diffretouch.data.builders import synthetic_rows
+from diffretouch.data.builders import scene_of, synthetic_rows
 from diffretouch.data.dataset import write_parquet
-from diffretouch.data.synthetic import to_linear
+from diffretouch.data.light import to_linear
 
 
 def scene(seed: int, height: int = 48, width: int = 72) -> np.ndarray:
@@ -40,7 +40,8 @@ def write_data_set(folder: Path, photos: dict[str, int], num_inputs: int = 1) ->
     (folder / "data").mkdir(parents=True)
     for split, count in photos.items():
         batches = [
-            synthetic_rows(scene_light(seed, 24, 36), f"{split}-{seed}", num_inputs, seed=0) for seed in range(count)
+            synthetic_rows(scene_of(scene_light(seed, 24, 36), None), f"{split}-{seed}", num_inputs, seed=0)
+            for seed in range(count)
         ]
         write_parquet(batches, folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
@@ -54,8 +55,7 @@ TINY_RECIPE = {
     "model.attention_head_dim": 2,
     "model.head_hidden_channels": [8],
     "model.head_mid_channels": 8,
-    "model.head_global_channels": 6,
-    "model.head_area_channels": 4,
+    "model.statistics": True,
     "model.num_features": 5,
     "model.grid_depth": 4,
     "max_train_steps": 6,

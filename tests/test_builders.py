@@ -25,10 +25,12 @@ from diffretouch.attributes import (
     conditions_quantile,
 )
 from diffretouch.data.build import Job, Rows, open_light, open_resized, open_srgb, split_of_groups, write_data_set
-from diffretouch.data.builders import build_fivek, build_pairs, build_ppr10k, build_synthetic, synthetic_rows
+from diffretouch.data.builders import build_fivek, build_pairs, build_ppr10k, build_synthetic, scene_of, synthetic_rows
 from diffretouch.data.dataset import FEATURES, SPLITS, decode, encode, read_split, scores_of, write_parquet
+from diffretouch.data.experts import EXPERTS, natural
+from diffretouch.data.light import quantise, to_linear
 from diffretouch.data.panorama import encode_light
-from diffretouch.data.synthetic import EXPERTS, to_linear
+from diffretouch.data.synthetic import camera_photo, finished
 from diffretouch.photo import PhotoError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -54,7 +56,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
-    return synthetic_rows(scene_light(0), "photo", num_inputs=2, seed=7)
+    return synthetic_rows(scene_of(scene_light(0), None), "photo", num_inputs=2, seed=7)
 
 
 def test_one_row_per_input_and_expert(rows) -> None:
@@ -69,14 +71,14 @@ def test_rows_of_one_input_share_it_and_targets_are_the_experts(rows) -> None:
     assert len(set(inputs[:5])) == len(set(inputs[5:])) == 1
     assert inputs[0] != inputs[5]
     for row, expert in zip(rows, EXPERTS, strict=False):
-        difference = np.asarray(decode(row["target"])).astype(int) - expert.retouch(scene_light(0))
+        difference = np.asarray(decode(row["target"])).astype(int) - expert.retouch(finished(scene_light(0)))
         assert np.abs(difference).mean() < 2
-    assert [row["target"] for row in rows[:5]] == [row["target"] for row in rows[5:]]
+    assert [row["target"] for row in rows[:5]] == [row["target"] for row in rows[5:]], "of what a camera failed at"
 
 
 def test_scores_are_those_of_the_target_on_the_512_view(rows) -> None:
     row = rows[3]
-    exact = torch.from_numpy(EXPERTS[3].retouch(scene_light(0))).permute(2, 0, 1)[None].float() / 255
+    exact = torch.from_numpy(EXPERTS[3].retouch(finished(scene_light(0)))).permute(2, 0, 1)[None].float() / 255
     expected = attribute_scores(attribute_view(exact, 512))[0]
     assert [row[name] for name in ATTRIBUTES] == pytest.approx(expected.tolist())
 
@@ -96,26 +98,27 @@ def test_scores_do_not_depend_on_the_stored_size() -> None:
 
 def test_rows_depend_on_seed_and_photo_alone() -> None:
     """Not on what was built before: adding a photo to a set leaves the others' rows as they were."""
-    first = synthetic_rows(scene_light(1), "x", 1, seed=3)
-    synthetic_rows(scene_light(2), "y", 2, seed=3)
-    assert synthetic_rows(scene_light(1), "x", 1, seed=3) == first
-    for other in (synthetic_rows(scene_light(1), "x", 1, seed=4), synthetic_rows(scene_light(1), "z", 1, seed=3)):
+    first = synthetic_rows(scene_of(scene_light(1), None), "x", 1, seed=3)
+    synthetic_rows(scene_of(scene_light(2), None), "y", 2, seed=3)
+    assert synthetic_rows(scene_of(scene_light(1), None), "x", 1, seed=3) == first
+    one = scene_of(scene_light(1), None)
+    for other in (synthetic_rows(one, "x", 1, seed=4), synthetic_rows(one, "z", 1, seed=3)):
         assert other[0]["input"] != first[0]["input"]
         assert other[0]["target"] == first[0]["target"]
 
 
 def test_more_inputs_begin_with_the_same_inputs(rows) -> None:
-    one = synthetic_rows(scene_light(0), "photo", num_inputs=1, seed=7)
+    one = synthetic_rows(scene_of(scene_light(0), None), "photo", num_inputs=1, seed=7)
     assert one == rows[:5]
 
 
 def test_more_scenes_follow_the_photo_itself_each_with_targets_of_its_own(rows) -> None:
-    three = synthetic_rows(scene_light(0), "photo", num_inputs=2, seed=7, num_scenes=3)
+    three = synthetic_rows(scene_of(scene_light(0), None), "photo", num_inputs=2, seed=7, num_scenes=3)
     assert three[:10] == rows
     assert [row["photo_id"] for row in three[::5]] == [f"photo#{index}" for index in range(6)]
     targets = [three[start]["target"]["bytes"] for start in range(0, 30, 5)]
     assert targets[0::2] == targets[1::2] and len(set(targets)) == 3
-    assert synthetic_rows(scene_light(0), "photo", num_inputs=2, seed=7, num_scenes=2) == three[:20]
+    assert synthetic_rows(scene_of(scene_light(0), None), "photo", num_inputs=2, seed=7, num_scenes=2) == three[:20]
 
 
 def test_only_training_photos_have_more_scenes(tmp_path: Path) -> None:
@@ -190,7 +193,7 @@ def test_light_above_white_reaches_the_experts_through_the_builder(tmp_path: Pat
         rows[name] = list(read_split(tmp_path / f"{name}-out", "train"))
     assert [(row["photo_id"], row["expert"]) for row in rows["bright"]] == [("view#0", name) for name in "ABCDE"]
     stored = np.asarray(decode(rows["bright"][0]["target"])).astype(int)
-    assert np.abs(stored - EXPERTS[0].retouch(light.astype(np.float16).astype(np.float32))).mean() < 2
+    assert np.abs(stored - EXPERTS[0].retouch(finished(light.astype(np.float16).astype(np.float32)))).mean() < 2
     assert rows["bright"][0]["target"] != rows["clipped"][0]["target"]
 
 
@@ -259,10 +262,36 @@ def test_build_report_holds_hashes_and_the_resize_rule(built: Path) -> None:
 
 def test_building_across_processes_gives_the_rows_of_one_process(built: Path) -> None:
     light = open_light(built.parent / "photos" / "sub" / "c.jpg", 48)
-    expected = synthetic_rows(light, "sub/c", 1, seed=0)
+    expected = synthetic_rows(scene_of(light, None), "sub/c", 1, seed=0, drawn=camera_photo)
     stored = [dict(row) for row in read_split(built, "validation")]
     assert [row["input"]["bytes"] for row in stored] == [row["input"]["bytes"] for row in expected]
     assert [row["target"]["bytes"] for row in stored] == [row["target"]["bytes"] for row in expected]
+
+
+def test_a_label_becomes_the_natural_experts_retouch_at_the_photos_own_size(tmp_path: Path) -> None:
+    """The teacher answers to a small view; its colours, not its pixels, reach the photo."""
+    light = scene_light(0, 96, 144)
+    photo = finished(light)
+    small = photo.reshape(32, 3, 48, 3, 3).mean((1, 3))
+    answer = np.clip(0.9 * small * np.float32([1.1, 1, 0.85]) + 0.03, 0, 1)
+    label = tmp_path / "label.png"
+    PIL.Image.fromarray(quantise(answer)).save(label)
+    scene = scene_of(light, label)
+    wanted = natural(photo, np.clip(0.9 * photo * np.float32([1.1, 1, 0.85]) + 0.03, 0, 1))
+    assert scene.natural.shape == photo.shape
+    assert np.abs(scene.natural - wanted).mean() < 0.01 < np.abs(scene.natural - photo).mean()
+
+
+def test_missing_and_foreign_labels_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    photos, labels = tmp_path / "photos", tmp_path / "labels"
+    photos.mkdir(), labels.mkdir()
+    PIL.Image.fromarray(scene(0)).save(photos / "a.jpg")
+    with pytest.raises(FileNotFoundError, match=r"`labels` has to hold the teacher's answer .* none for a in"):
+        build_synthetic(photos, tmp_path / "out", labels=labels)
+    PIL.Image.fromarray(scene(1)).save(labels / "a.jpg.png")
+    with pytest.raises(ValueError, match=r"`labels` has to be a folder made by dataset_card/label_photos.py"):
+        build_synthetic(photos, tmp_path / "out", labels=labels)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_rows_make_the_same_file(tmp_path: Path, rows) -> None:
@@ -347,7 +376,7 @@ def test_an_interrupted_build_leaves_nothing_behind(tmp_path: Path) -> None:
     def interrupted(job: Job) -> Rows:
         if job.photo_id == "b":
             raise KeyboardInterrupt
-        return Rows(synthetic_rows(scene_light(0), job.photo_id, 1, seed=0))
+        return Rows(synthetic_rows(scene_of(scene_light(0), None), job.photo_id, 1, seed=0))
 
     jobs = [Job(name, "train", ()) for name in "abc"]
     with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ import torch
 
 from diffretouch import ATTRIBUTES, BUNDLED_MODEL, DiffRetouchPipeline
 from diffretouch.data.dataset import encode
-from diffretouch.data.synthetic import quantise
+from diffretouch.data.light import quantise
 
 SCRIPT = Path(__file__).parents[1] / "train_lora" / "calibrate_sliders.py"
 MATRIX = np.array([[1.5, 0, 0, 0], [0, 1, 0, 0], [0.5, -0.25, 1, 0], [0, 0, 0, -1]])

@@ -198,7 +198,7 @@ def test_an_override_below_what_is_no_mapping_is_a_clear_error(tmp_path: Path, t
         ("model.sample_size=30", "`model.sample_size` has to be a multiple of 4, got 30"),
         ("model.head_hidden_channels=[0]", "`model.head_hidden_channels` has to hold positive widths"),
         ("model.grid_depth=0", "`model.grid_depth` has to be at least 1"),
-        ("model.head_area_channels=8", "`model.head_area_channels` has to be 0 without `model.head_global_channels`"),
+        ("model.noise_offset=-1", "`model.noise_offset` has to be in [0, 10], got -1.0"),
         ("model.prediction_type=sample", "`model.prediction_type` has to be one of ('epsilon', 'v_prediction'), got"),
         ("model.beta_end=1.5", "`model.beta_end` has to be in [0.00085, 1), got 1.5"),
     ],
@@ -207,6 +207,11 @@ def test_values_that_cannot_work_are_refused(override: str, message: str) -> Non
     with pytest.raises(ValueError) as raised:
         load_config(None, [override])
     assert message in str(raised.value)
+
+
+def test_zero_terminal_snr_needs_velocities() -> None:
+    with pytest.raises(ValueError, match="`model.prediction_type` has to be v_prediction .* got epsilon"):
+        load_config(None, ["model.rescale_betas_zero_snr=true", "model.prediction_type=epsilon"])
 
 
 def test_a_missing_recipe_is_a_file_not_found(tmp_path: Path) -> None:

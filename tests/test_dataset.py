@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 from scenes import scene, scene_light, write_data_set
 
-from diffretouch.data.builders import synthetic_rows
+from diffretouch.data.builders import scene_of, synthetic_rows
 from diffretouch.data.dataset import FEATURES, SPLITS, decode, good_rows, photos_of, read_photo_table, read_split
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -149,8 +149,8 @@ BAD: dict[str, tuple[dict, str]] = {
 @pytest.fixture(scope="module")
 def spoilt() -> Callable[[str], list[dict]]:
     """Five good rows, the third of them made bad."""
-    good = synthetic_rows(scene_light(0), "photo", 1, seed=0)
-    small = synthetic_rows(scene_light(0, 20, 30), "small", 1, seed=0)[0]["target"]
+    good = synthetic_rows(scene_of(scene_light(0), None), "photo", 1, seed=0)
+    small = synthetic_rows(scene_of(scene_light(0, 20, 30), None), "small", 1, seed=0)[0]["target"]
 
     def make(kind: str) -> list[dict]:
         change = dict(BAD[kind][0])

@@ -33,10 +33,10 @@ from scenes import published_style_unet
 import diffretouch
 from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline
 from diffretouch.commands import cli
-from diffretouch.data.builders import synthetic_rows
+from diffretouch.data.builders import scene_of, synthetic_rows
 from diffretouch.data.card import dataset_card, write_dataset_card
 from diffretouch.data.dataset import decode, read_split, write_parquet
-from diffretouch.data.synthetic import to_linear
+from diffretouch.data.light import to_linear
 from diffretouch.evaluation.measure import evaluate
 from diffretouch.hub.card import training_curve
 from diffretouch.hub.convert import revert_to_original
@@ -107,7 +107,7 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, licence, allowed in (("train", "CC0-1.0", "yes"), ("test", "stock photo", "no")):
         path = root / "data" / f"{split}-00000-of-00001.parquet"
         photo = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        write_parquet([synthetic_rows(to_linear(photo), f"photo-{split}", 1, seed=0)], path)
+        write_parquet([synthetic_rows(scene_of(to_linear(photo), None), f"photo-{split}", 1, seed=0)], path)
         hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         table.append(f"photo-{split}.jpg\tdeb:some-photos\t1.2\t{licence}\tSomebody\t{allowed}\t{split}")
     report = {"num_inputs": 1, "long_side": 32, "seed": 0, "resize": "as it comes", "sha256": hashes}

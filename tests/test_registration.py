@@ -7,15 +7,17 @@ import PIL.Image
 import pytest
 from scenes import scene
 
+from diffretouch.data.experts import EXPERTS
+from diffretouch.data.light import to_linear
 from diffretouch.data.registration import register
-from diffretouch.data.synthetic import EXPERTS, degrade, to_linear
+from diffretouch.data.synthetic import degrade
 
 PHOTO = scene(4, 300, 450)
 BEFORE = degrade(to_linear(PHOTO), np.random.default_rng(1))
 
 
 def retouched(expert: int = 3) -> np.ndarray:
-    return EXPERTS[expert].retouch(to_linear(PHOTO))
+    return EXPERTS[expert].retouch(PHOTO / np.float32(255))
 
 
 @pytest.mark.parametrize("expert", range(5))

@@ -1,10 +1,10 @@
 """Scale and untangle a trained model's sliders by what they do to validation photos.
 
-python train_lora/calibrate_sliders.py runs/bundled-fitted data-synthetic -o runs/bundled-calibrated
+python train_lora/calibrate_sliders.py runs/bundled/final data-synthetic -o runs/bundled-calibrated
 
 Training leaves a slider short of the experts' range where its attribute is hard to move, and lets it drag others
-along. The UNet sees c as one cross-attention token, so attention has nothing to choose from and all that c does enters
-as to_v(c), linear in c, as it does into the first layer of the grid head's global path. A matrix in front of c
+along. The UNet sees c as one cross-attention token, so attention has nothing to choose from and all that c does there
+enters as to_v(c), linear in c, as it does into the first layer of the class embedding. A matrix in front of c
 therefore folds into these exactly: no new weights, no new step.
 """
 
@@ -22,7 +22,7 @@ import torch
 from diffretouch import ATTRIBUTES, DiffRetouchPipeline
 from diffretouch.data.dataset import decode, photos_of, read_split
 from diffretouch.evaluation.measure import evenly_spaced, predict_grids, view_scores
-from diffretouch.model.modeling_affine_grid import NUM_CONDITIONS, NUM_STATISTICS
+from diffretouch.model.photo_statistics_diffretouch import NUM_STATISTICS
 
 # Beyond the experts' own range, so that unseen photos reach it too. How far contrast gets depends most on the photo:
 # at 1.1 packages never seen came to 0.9, at 1.3 they reach 1 for 0.6% of the input's Delta E more with oracle c.
@@ -61,8 +61,8 @@ def fold(pipe: DiffRetouchPipeline, matrix: np.ndarray) -> None:
     values = [weight for name, weight in pipe.unet.named_parameters() if name.endswith("attn2.to_v.weight")]
     if not values:
         raise ValueError("`pipe.unet` has to have cross-attention, whose attn2.to_v reads c, got none.")
-    if pipe.grid_head.whole is not None:
-        values.append(pipe.grid_head.whole[0].weight[:, NUM_STATISTICS : NUM_STATISTICS + NUM_CONDITIONS])
+    if pipe.unet.class_embedding is not None:
+        values.append(pipe.unet.class_embedding.linear_1.weight[:, NUM_STATISTICS:])
     for weight in values:
         weight.copy_(weight @ torch.from_numpy(matrix.T).to(weight))
 

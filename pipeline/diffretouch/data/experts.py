@@ -50,11 +50,12 @@ class Expert:
         lab = rgb2lab(natural).astype(np.float32)
         restraint = 1 - 0.8 * documentness(lab[..., 0])
         skin, sky = subjects(lab)
-        lab[..., 0] = self._tone(lab[..., 0], restraint)
+        toned = self._tone(lab[..., 0], restraint)
+        # What gets darker keeps its saturation, not its chroma, which would leave the gamut.
+        lab[..., 1:] *= np.minimum(1, toned / np.maximum(lab[..., 0], 1e-3))[..., None]
+        lab[..., 0] = toned
         if np.hypot(lab[..., 1], lab[..., 2]).mean() >= _COLOURLESS:
-            # What is at the edge of the gamut already would clip.
-            edge = np.minimum(natural.min(-1) / 0.08, (1 - natural.max(-1)) / 0.05)
-            lab[..., 1:] = self._colour(lab, skin, sky, restraint * np.clip(edge, 0, 1))
+            lab[..., 1:] = self._colour(lab, skin, sky, restraint * _room_for_colour(natural))
         return quantise(lab_to_srgb(lab))
 
     def _tone(self, lightness: np.ndarray, restraint: float) -> np.ndarray:
@@ -77,6 +78,16 @@ class Expert:
         unit = np.clip(lab[..., 0] / 100, 0, 1)
         middle = restraint * self.warmth * np.clip(4 * unit * (1 - unit), 0, 1)
         return coloured + middle[..., None] * np.array([1 / 3, 1], np.float32)
+
+
+def _room_for_colour(picture: np.ndarray) -> np.ndarray:
+    """How much more colour each pixel (H, W, 3) in [0, 1] can take, (H, W) in [0, 1]: 0 at the edge of the gamut.
+
+    1 where its chroma could double, and where no channel is near its end.
+    """
+    low, high, middle = picture.min(-1), picture.max(-1), picture.mean(-1)
+    left = np.minimum(low / np.maximum(middle - low, 1e-3), (1 - high) / np.maximum(high - middle, 1e-3))
+    return np.clip(np.minimum(left, np.minimum(low / 0.2, (1 - high) / 0.1)), 0, 1)
 
 
 EXPERTS = (
