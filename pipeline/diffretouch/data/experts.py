@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2lab
 
-from .light import lab_to_srgb, quantise
+from .light import lab_to_srgb, quantise, to_linear_light
 
 # Below, a picture counts as black-and-white: JPEG leaves that much chroma in grey.
 _COLOURLESS = 1.0
@@ -83,11 +83,12 @@ class Expert:
 def _room_for_colour(picture: np.ndarray) -> np.ndarray:
     """How much more colour each pixel (H, W, 3) in [0, 1] can take, (H, W) in [0, 1]: 0 at the edge of the gamut.
 
-    1 where its chroma could double, and where no channel is near its end.
+    1 where its colour could double in linear light, and where no channel is near white.
     """
-    low, high, middle = picture.min(-1), picture.max(-1), picture.mean(-1)
+    light = to_linear_light(picture)
+    low, high, middle = light.min(-1), light.max(-1), light.mean(-1)
     left = np.minimum(low / np.maximum(middle - low, 1e-3), (1 - high) / np.maximum(high - middle, 1e-3))
-    return np.clip(np.minimum(left, np.minimum(low / 0.2, (1 - high) / 0.1)), 0, 1)
+    return np.clip(np.minimum(left, (1 - picture.max(-1)) / 0.1), 0, 1)
 
 
 EXPERTS = (

@@ -16,9 +16,12 @@ def roll_off_highlights(light: np.ndarray, knee: float = 0.75) -> np.ndarray:
 
 def to_linear(photo: np.ndarray) -> np.ndarray:
     """uint8 sRGB -> float32 linear light in [0, 1] (IEC 61966-2-1)."""
-    values = np.arange(256, dtype=np.float32) / 255
-    table = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
-    return table[photo]
+    return to_linear_light(np.arange(256, dtype=np.float32) / 255)[photo]
+
+
+def to_linear_light(picture: np.ndarray) -> np.ndarray:
+    """sRGB in [0, 1] -> float32 linear light in [0, 1]."""
+    return np.where(picture <= 0.04045, picture / 12.92, ((picture + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def to_srgb(light: np.ndarray) -> np.ndarray:
