@@ -112,7 +112,6 @@ SERIES_SOURCES = frozenset(
         "npm:simplelightbox",
         "npm:slippry",
         "npm:sneat-bootstrap-html-admin-template-free",
-        "npm:soft-ui-dashboard-react",
         "npm:startbootstrap-agency",
         "npm:startbootstrap-business-casual",
         "npm:startbootstrap-clean-blog",

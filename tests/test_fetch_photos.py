@@ -101,12 +101,12 @@ def local_wheels(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_list_names_884_photos_and_115_views_of_22_panoramas():
+def test_the_list_names_882_photos_and_115_views_of_22_panoramas():
     views = [record for record in RECORDS if record.source in fetch_photos.PANORAMA_SOURCES]
-    assert (len(RECORDS), len(views)) == (999, 115)
-    assert len({record.file for record in RECORDS}) == len({(r.source, r.path) for r in RECORDS}) == 999
+    assert (len(RECORDS), len(views)) == (997, 115)
+    assert len({record.file for record in RECORDS}) == len({(r.source, r.path) for r in RECORDS}) == 997
     assert len({record.sha256 for record in views}) == 22
-    assert len({record.sha256 for record in RECORDS}) == 884 + 22
+    assert len({record.sha256 for record in RECORDS}) == 882 + 22
 
 
 def test_views_are_of_a_panorama_each_and_all_trained_on():
@@ -181,7 +181,7 @@ def test_a_group_is_named_after_its_smallest_hash():
 def test_the_splits_have_the_sizes_the_model_card_reports():
     """A changed list would silently move photos between training and test."""
     counts = {name: sum(record.split == name for record in RECORDS) for name in ("train", "validation", "test")}
-    assert counts == {"train": 896, "validation": 56, "test": 47}
+    assert counts == {"train": 894, "validation": 56, "test": 47}
 
 
 def test_committed_examples_are_recorded_and_may_be_redistributed():

@@ -1,13 +1,11 @@
 """Turn a finished run and its evaluation into the bundled model, card included.
 
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic
-python train_lora/fit_head.py runs/bundled/final data-synthetic --min_timestep 400 -o runs/bundled-fitted
-python train_lora/calibrate_sliders.py runs/bundled-fitted data-synthetic -o runs/bundled-calibrated
-python train_lora/make_bundle.py runs/bundled \\
-    --pipeline runs/bundled-calibrated --noise_offset 0.9 --fast_timesteps 999
+python train_lora/calibrate_sliders.py runs/bundled/final data-synthetic -o runs/bundled-calibrated
+python train_lora/make_bundle.py runs/bundled --pipeline runs/bundled-calibrated
 diffretouch evaluate data-synthetic -o evaluation
 python docs/make_pictures.py examples/photo.jpg --name rhino
-python train_lora/make_bundle.py runs/bundled evaluation/quality.json (and the options of before)
+python train_lora/make_bundle.py runs/bundled evaluation/quality.json --pipeline runs/bundled-calibrated
 
 Bundled twice, because what is measured and shown is the bundle. It samples with first-order DPM-Solver++, which is
 DDIM that takes any timesteps: all of a seed's noise is in the initial latents, so `noise_offset` reaches the picture.

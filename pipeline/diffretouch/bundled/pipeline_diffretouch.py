@@ -1,7 +1,7 @@
 """`DiffRetouchPipeline`: photo and sliders in, retouched photo at full resolution out.
 
-This file travels with every model on the Hub, so it imports nothing of the package but its neighbour
-lora_diffretouch.py.
+This file travels with every model on the Hub, so it imports nothing of the package but its neighbours
+lora_diffretouch.py and photo_statistics_diffretouch.py.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from .lora_diffretouch import DiffRetouchLoraLoaderMixin
+from .photo_statistics_diffretouch import NUM_STATISTICS, photo_statistics, statistics_view
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,14 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 CONDITIONING_RESIZES = ("nearest", "area")
 
 _ROWS = 64  # of a photo converted at once, so that the intermediate result stays in the cache
+_GREY = 1.5 / 255  # channels that agree to within the rounding of their view
 _NUMPY_DTYPES = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
 
 # Modules of components whose code travels with a saved model, in the component's folder.
 _REMOTE_MODULES = ("modeling_affine_grid", "modeling_latent_codec")
+
+# Of the other modules that lie beside this file in a saved model, one name each.
+_NEIGHBOURS = (DiffRetouchLoraLoaderMixin, photo_statistics)
 
 _HUB_OPTIONS = ("repo_id", "private", "token", "commit_message", "create_pr")
 
@@ -269,10 +274,12 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         batch_size = len(photos) * num_variants
 
         # 2. What the UNet is told: the photo at latent size and the sliders as one context token.
-        photo_latents = torch.cat([self.encode_photo(photo).to(device, dtype) for photo in photos])  # (P, 3, h, w)
+        views = [self.photo_view(photo)[0] for photo in photos]  # each (3, S, S), its own view
+        photo_latents = torch.cat([self.encode_photo(view).to(device, dtype) for view in views])  # (P, 3, h, w)
         photo_latents = photo_latents.repeat_interleave(num_variants, 0)  # (N, 3, h, w)
         condition = self.encode_sliders(sliders, len(photos))  # (P, 1, 4)
         condition = condition.repeat_interleave(num_variants, 0).to(device, dtype)  # (N, 1, 4)
+        labels = self.class_labels(views, condition)  # (N, 142) or None
 
         # 3. The schedule and the initial noise.
         schedule = self._set_timesteps(steps, timesteps, device)
@@ -283,7 +290,9 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         with self.progress_bar(total=len(schedule)) as progress_bar:
             for i, t in enumerate(schedule):
                 unet_input = torch.cat([self.scheduler.scale_model_input(latents, t), photo_latents], dim=1)
-                prediction = self.unet(unet_input, t, encoder_hidden_states=condition).sample  # (N, 8, h, w)
+                prediction = self.unet(
+                    unet_input, t, encoder_hidden_states=condition, class_labels=labels
+                ).sample  # (N, 8, h, w)
                 output, features = prediction.split([latents.shape[1], prediction.shape[1] - latents.shape[1]], 1)
                 step = self.scheduler.step(output, t, latents, **step_kwargs)
                 latents = step.prev_sample
@@ -301,7 +310,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         if output_type == "latent":
             images: Any = latents
         else:
-            grids = self._grids(features, unet_input, t, condition)
+            grids = self._keep_neutral(self._grids(features), views, condition)
             if output_type == "grid":
                 images = grids
             else:
@@ -407,6 +416,18 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         """
         return _view(_planes(photo), self.config.conditioning_size).clamp(0, 1)
 
+    def class_labels(self, photos: list[Any], condition: torch.Tensor) -> torch.Tensor | None:
+        """What the UNet's class embedding is told: P photos and c (N, 1, 4), N a multiple of P -> (N, 142).
+
+        The photo's statistics (`photo_statistics`), which group normalisation would take away, and c. None for a UNet
+        without a class embedding, as published.
+        """
+        if self.unet.config.class_embed_type is None:
+            return None
+        views = torch.cat([statistics_view(self.photo_view(photo)) for photo in photos]) * 2 - 1  # (P, 3, s, s)
+        statistics = photo_statistics(views).repeat_interleave(len(condition) // len(photos), 0)
+        return torch.cat([statistics.to(condition), condition[:, 0]], dim=1)
+
     def encode_sliders(self, sliders: dict[str, Any], num_photos: int) -> torch.Tensor:
         """Sliders, one number or one per photo -> context tokens (P, 1, 4) in the checkpoint's order."""
         columns = []
@@ -468,16 +489,21 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         accepted = inspect.signature(self.scheduler.step).parameters
         return {"generator": generator} if "generator" in accepted else {}
 
-    def _grids(
-        self, features: torch.Tensor, unet_input: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor
-    ) -> list[Any]:
-        """Affine features (N, C, h, w), the last call's input (N, 7, h, w) and timestep (), c (N, 1, 4) -> N grids."""
+    def _grids(self, features: torch.Tensor) -> list[Any]:
+        """Affine features (N, C, h, w) of the last call -> N grids."""
         head = self.grid_head
         # Components can differ in dtype, and in device when only some are offloaded; a head on "meta" has hooks that
         # fetch it to its input.
         device = features.device if head.device.type == "meta" else head.device
-        inputs = (features, unet_input, timestep.expand(len(features)), condition[:, 0])
-        return head.grids(head(*(tensor.to(device, head.dtype) for tensor in inputs)))
+        return head.grids(head(features.to(device, head.dtype)))
+
+    def _keep_neutral(self, grids: list[Any], views: list[torch.Tensor], condition: torch.Tensor) -> list[Any]:
+        """Black-and-white photos stay so, exactly, unless warmth or colour is asked for; c is (N, 1, 4)."""
+        toned = [self.config.attributes.index(name) for name in ("colorfulness", "temperature")]
+        asked = (condition[:, 0, toned] != 0).any(1).tolist()
+        grey = [bool((view.amax(0) - view.amin(0)).max() < _GREY) for view in views]
+        each = len(grids) // len(views)
+        return [grid.neutral() if grey[i // each] and not asked[i] else grid for i, grid in enumerate(grids)]
 
     def _pictures(
         self,
@@ -568,7 +594,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         config["_class_name"] = [__name__.rpartition(".")[2], type(self).__name__]
         # By Hub id, diffusers takes every list for the address of a component.
         config["attributes"] = ",".join(config["attributes"])
-        for code in (type(self), DiffRetouchLoraLoaderMixin):
+        for code in (type(self), *_NEIGHBOURS):
             _copy_code(code, Path(save_directory))
         for name, component in self.components.items():
             module = type(component).__module__.rpartition(".")[2]
@@ -614,7 +640,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
                 ) from error
             raise
         where = {name: kwargs[name] for name in ("cache_dir", "token", "local_files_only") if name in kwargs}
-        for code in (__file__, inspect.getfile(DiffRetouchLoraLoaderMixin)):
+        for code in (__file__, *map(inspect.getfile, _NEIGHBOURS)):
             with contextlib.suppress(EntryNotFoundError):
                 hf_hub_download(pretrained_model_name, Path(code).name, revision=Path(folder).name, **where)
         return folder
@@ -651,8 +677,9 @@ def _warn_of_other_code(folder: Path) -> None:
         )
 
 
-def _copy_code(cls: type, folder: Path) -> None:
-    source = Path(inspect.getfile(cls))
+def _copy_code(part: Any, folder: Path) -> None:
+    """Copy the file that defines a class or function."""
+    source = Path(inspect.getfile(part))
     target = folder / source.name
     folder.mkdir(exist_ok=True)
     if not (target.exists() and target.samefile(source)):
@@ -681,6 +708,12 @@ def _check_components(unet: Any, scheduler: Any, grid_head: Any) -> None:
         raise ValueError(
             "`unet` has to take the latents and 3 photo channels and to return the latents and the grid head's "
             f"{grid_head.config.in_channels} features, got {channels[0]} channels in and {channels[1]} out."
+        )
+    kind, labels = unet.config.class_embed_type, NUM_STATISTICS + len(ATTRIBUTES)
+    if kind is not None and (kind, unet.config.projection_class_embeddings_input_dim) != ("projection", labels):
+        raise ValueError(
+            f"`unet` has to have no class embedding, or a projection of the photo's {NUM_STATISTICS} statistics and "
+            f"c, got {kind} of {unet.config.projection_class_embeddings_input_dim}."
         )
 
 

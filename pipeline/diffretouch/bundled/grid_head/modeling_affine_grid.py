@@ -123,148 +123,6 @@ def apply_affine(affine: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
     return retouched
 
 
-NUM_STATISTICS = 186
-NUM_CONDITIONS = 4
-NUM_LATENTS = 4
-NUM_AREAS = 8  # a side
-NUM_AREA_STATISTICS = 18
-
-
-def photo_statistics(photo: torch.Tensor) -> torch.Tensor:
-    """What a colourist reads off a scope: numbers that sum up a photo (B, 3, h, w) in [-1, 1] -> (B, 186), around 0.
-
-    11 quantiles per channel (linear and logarithmic) and of the saturation, the channels' covariance, the mean of
-    what is nearly grey (linear and logarithmic) and its share; of its linear light the white balance found, the
-    tones, and what saturation is left in that balance (`_light_statistics`); and the means of 4 x 4 areas.
-    """
-    unit = (photo.float() + 1) / 2
-    pixels = unit.flatten(2)  # (B, 3, N)
-    levels = torch.linspace(0.02, 0.98, 11, device=photo.device)
-    tones = torch.quantile(pixels, levels, dim=2).permute(1, 0, 2).flatten(1)  # (B, 33)
-    high, low = pixels.amax(1), pixels.amin(1)
-    saturation = high - low
-    centred = pixels - pixels.mean(2, keepdim=True)
-    covariance = torch.einsum("bcn,bdn->bcd", centred, centred).flatten(1) / pixels.shape[2]
-    greyness = torch.exp(-((saturation / (high + 1e-3) / 0.4) ** 2))  # (B, N)
-    grey = (pixels * greyness[:, None]).sum(2) / greyness.sum(1, keepdim=True).clamp_min(1e-6)
-    parts = [
-        2 * tones - 1,
-        torch.log(tones.clamp_min(0) + 0.02) + 1.5,
-        2 * torch.quantile(saturation, levels, dim=1).T - 1,
-        10 * covariance,
-        2 * grey - 1,
-        torch.log(grey.clamp_min(0) + 0.02) + 1.5,
-        greyness.mean(1, keepdim=True),
-        _light_statistics(pixels),
-        2 * F.adaptive_avg_pool2d(unit, 4).flatten(1) - 1,
-    ]
-    return torch.cat(parts, dim=1)
-
-
-def _light_statistics(pixels: torch.Tensor) -> torch.Tensor:
-    """White balance, tones and balanced saturation of sRGB pixels (B, 3, N) in [0, 1] -> (B, 45).
-
-    Grey is looked for three times, strictly and generously, each time in the light as balanced so far: a cast hides
-    what is grey.
-    """
-    curve = ((pixels.clamp(0.04045, 1) + 0.055) / 1.055) ** 2.4
-    light = torch.where(pixels <= 0.04045, pixels.clamp_min(0) / 12.92, curve)
-    parts, balanced = [], light
-    for width in (0.2, 0.4):
-        total = light.new_zeros(*light.shape[:2], 1)
-        for _ in range(3):
-            stops, share = _towards_grey(light * torch.exp(total), width)
-            total = total + stops[..., None]
-            parts += [2 * stops, share]
-        parts.append(2 * total[..., 0])
-        balanced = light * torch.exp(total)
-    luminance = (light * light.new_tensor([0.2126, 0.7152, 0.0722]).view(3, 1)).sum(1)  # (B, N)
-    colours = balanced.clamp(1e-6, 1) ** (1 / 2.2)
-    saturation = colours.amax(1) - colours.amin(1)
-    levels = light.new_tensor([0.1, 0.3, 0.5, 0.7, 0.9])
-    tones = light.new_tensor([0.005, 0.1, 0.3, 0.5, 0.7, 0.9, 0.995])
-    return torch.cat(
-        [
-            *parts,
-            luminance.clamp_min(1e-3).log().mean(1, keepdim=True) / 2 + 1,
-            luminance.mean(1, keepdim=True).clamp_min(1e-3).log() / 2 + 1,
-            2 * torch.quantile(saturation, levels, dim=1).T - 1,
-            2 * saturation.mean(1, keepdim=True),
-            torch.quantile(torch.log(luminance + 0.005), tones, dim=1).T / 2 + 1,
-        ],
-        dim=1,
-    )
-
-
-def _towards_grey(light: torch.Tensor, width: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logarithmic gains (B, 3) that make the mean of what is nearly grey in light (B, 3, N) grey; its share (B, 1).
-
-    `width`: saturation, (high - low) / high, up to which a pixel is believed. Few such pixels say little.
-    """
-    high, low = light.amax(1), light.amin(1)
-    saturation = (high - low) / high.clamp_min(1e-3)
-    weights = torch.exp(-((saturation / width) ** 2)) * ((low > 0.01) & (high < 0.98))  # (B, N)
-    share = weights.mean(1, keepdim=True)
-    mean = ((light * weights[:, None]).sum(2) / weights.sum(1, keepdim=True).clamp_min(1e-4)).clamp_min(1e-4)
-    stops = torch.log(mean.mean(1, keepdim=True) / mean).clamp(-0.7, 0.7)
-    return stops * (share / 0.15).clamp(max=1), share
-
-
-def area_statistics(photo: torch.Tensor) -> torch.Tensor:
-    """What each of 8 x 8 areas of a photo (B, 3, h, w) in [-1, 1] is like -> (B, 18, 8, 8), around 0.
-
-    Its mean; the logarithm of its mean light, as such and beside the whole photo's; how much it varies; how much of it
-    is nearly grey, and the cast of that; where it is (y, x).
-    """
-    unit = (photo.float() + 1) / 2
-    light = unit.clamp(0, 1) ** 2.2
-    high, low = unit.amax(1, keepdim=True), unit.amin(1, keepdim=True)
-    greyness = torch.exp(-(((high - low) / (high + 1e-3) / 0.4) ** 2)) * ((low > 0.05) & (high < 0.98))
-    mean, square, bright, share, grey = (
-        F.adaptive_avg_pool2d(each, NUM_AREAS) for each in (unit, unit**2, light, greyness, unit * greyness)
-    )
-    stops = torch.log(bright + 0.005) / 2 + 1
-    overall = torch.log(light.mean((2, 3), keepdim=True) + 0.005) / 2 + 1
-    cast = torch.log((grey / share.clamp_min(1e-3)).clamp_min(0) + 0.02) * (share / 0.15).clamp(max=1)
-    axis = torch.linspace(-1, 1, NUM_AREAS, device=photo.device)
-    parts = [
-        2 * mean - 1,
-        stops,
-        stops - overall,
-        4 * (square - mean**2).clamp_min(1e-8).sqrt() - 1,
-        share,
-        cast - cast.mean(1, keepdim=True),
-        torch.stack(torch.meshgrid(axis, axis, indexing="ij"))[None].expand(len(photo), -1, -1, -1),
-    ]
-    return torch.cat(parts, dim=1)
-
-
-class AreaPath(nn.Module):
-    """From `area_statistics`, in the light of what the global path has made of the photo, a transform for each area.
-
-    Two 3 x 3 convolutions, so an area knows its neighbours; the global path scales and shifts what the first one finds
-    (FiLM, Perez et al. 2018).
-
-    Args:
-        channels: width.
-        global_channels: width of the global path.
-        grid_depth: luminance bins of the grid.
-    """
-
-    def __init__(self, channels: int, global_channels: int, grid_depth: int):
-        super().__init__()
-        self.told = nn.Linear(global_channels, 2 * channels)
-        self.near = nn.Conv2d(NUM_AREA_STATISTICS, channels, 3, padding=1, padding_mode="replicate")
-        self.far = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate")
-        self.out = nn.Conv2d(channels, 12 * grid_depth, 1)
-
-    def forward(self, statistics: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """`area_statistics` (B, 18, 8, 8), hidden features (B, global_channels) -> (B, 12 depth, 8, 8)."""
-        scale, shift = self.told(hidden)[..., None, None].chunk(2, dim=1)
-        found = F.silu(self.near(statistics) * (1 + scale) + shift)
-        return self.out(found + F.silu(self.far(found)))
-
-
 class AffineGridHead(ModelMixin, ConfigMixin):
     """Predicts the affine bilateral grid from the UNet's affine features and owns the guide curve.
 
@@ -272,11 +130,6 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         in_channels: channels of the affine features.
         hidden_channels: widths of the stride-2 convolutions, one each: two halve twice (64 -> 16).
         mid_channels: width of the 1 x 1 bottleneck.
-        global_channels: width of the path that adds one transform to all cells (HDRNet's global features, section
-            3.1.2). It knows the photo by its `photo_statistics`, c, and the noisy latents by their means, so exposure,
-            white balance and tone curve need not be found by convolutions. 0 = without, as published.
-        area_channels: width of a branch of that path that adds another transform to each of 8 x 8 areas, which it
-            knows by their `area_statistics`: light is often uneven. 0 = without.
         grid_depth: luminance bins of the grid.
         guide_knots: knots per channel of the guide curve.
         guide_threshold_range: initial span of the knots, see `GuideCurve`.
@@ -290,8 +143,6 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         in_channels: int = 4,
         hidden_channels: Sequence[int] = (16, 32),
         mid_channels: int = 64,
-        global_channels: int = 0,
-        area_channels: int = 0,
         grid_depth: int = 8,
         guide_knots: int = 16,
         guide_threshold_range: tuple[float, float] = (-1.0, 1.0),
@@ -303,20 +154,6 @@ class AffineGridHead(ModelMixin, ConfigMixin):
             for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
         )
         self.mid = nn.Conv2d(widths[-1], mid_channels, 1)
-        self.whole: Any = None
-        if global_channels:
-            self.whole = nn.Sequential(
-                nn.Linear(NUM_STATISTICS + NUM_CONDITIONS + NUM_LATENTS + 1, global_channels),
-                nn.SiLU(),
-                nn.Linear(global_channels, global_channels),
-                nn.SiLU(),
-                nn.Linear(global_channels, 12 * grid_depth),
-            )
-        self.areas: Any = None
-        if area_channels:
-            if not global_channels:
-                raise ValueError("`area_channels` needs `global_channels`, got 0 of these.")
-            self.areas = AreaPath(area_channels, global_channels, grid_depth)
         self.out = nn.Conv2d(mid_channels, 12 * grid_depth, 1)
         self.guide = GuideCurve(guide_knots, (guide_threshold_range[0], guide_threshold_range[1]))
         self._start_near_identity()
@@ -326,85 +163,28 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         """An untrained head returns nearly the photo itself, so training starts from a picture, not from black."""
         self.out.weight.mul_(0.1)
         self.out.bias = nn.Parameter(identity_coefficients(self.config.grid_depth, 1, 1).flatten())
-        for last in self.last_of_global_path():
-            for parameter in last.parameters():
-                parameter.mul_(0.1)
 
-    def last_of_global_path(self) -> list[nn.Module]:
-        """The layers that the coefficients of the global path come out of; none without it."""
-        found = [] if self.whole is None else [self.whole[-1]]
-        return found if self.areas is None else [*found, self.areas.out]
-
-    def forward(
-        self,
-        features: torch.Tensor,
-        unet_input: torch.Tensor | None = None,
-        timesteps: torch.Tensor | None = None,
-        condition: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Affine features (B, in_channels, h, w) -> grid coefficients (B, 12, depth, Gh, Gw).
-
-        Args:
-            features: of the UNet's last call.
-            unet_input: of that call, (B, 7, h, w): noisy latents and photo. Read with `global_channels` alone, like
-                what follows.
-            timesteps: of that call, (B,).
-            condition: c (B, 4).
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in diffusers.
 
         Raises:
-            ValueError: if the head has `global_channels`, and one of the last three is missing.
+            ValueError: if the model is one of version 0.1 whose head made the picture from the photo's statistics,
+                past the UNet: its weights have no place here.
         """
+        if config_dict.get("global_channels"):
+            raise ValueError(
+                "`grid_head` has a global path (`global_channels`), which this version does not have: load the model "
+                "with the code it carries, `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`, or with "
+                "diffretouch 0.1."
+            )
+        return super().extract_init_dict(config_dict, **kwargs)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Affine features of the UNet's last call (B, in_channels, h, w) -> coefficients (B, 12, depth, Gh, Gw)."""
         for conv in self.down:
             features = F.relu(conv(features))
-        coefficients = self.out(self.mid(features)).unflatten(1, (12, self.config.grid_depth))
-        if self.whole is None:
-            return coefficients
-        if unet_input is None or timesteps is None or condition is None:
-            raise ValueError("`unet_input`, `timesteps` and `condition` are needed with `global_channels`, got None.")
-        noisy_latents, photo = unet_input.split([NUM_LATENTS, 3], dim=1)
-        added = self.global_coefficients(condition, noisy_latents.mean((2, 3)), timesteps, *self.statistics(photo))
-        size = coefficients.shape[-2:]
-        if added.shape[-1] > 1:
-            spread = F.interpolate(added.flatten(1, 2), size, mode="bilinear", align_corners=False)
-            added = spread.unflatten(1, added.shape[1:3])
-        return coefficients + added
-
-    def statistics(self, photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the global path reads of photos (B, 3, h, w) in [-1, 1]: `photo_statistics` and, of areas, theirs."""
-        return photo_statistics(photo), None if self.areas is None else area_statistics(photo)
-
-    def global_coefficients(
-        self,
-        condition: torch.Tensor,
-        latent_means: torch.Tensor,
-        timesteps: torch.Tensor,
-        statistics: torch.Tensor,
-        areas: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """What the global path adds: (B, 12, depth, 1, 1), to every cell, or with areas (B, 12, depth, 8, 8).
-
-        Args:
-            condition: c (B, 4).
-            latent_means: of the noisy latents' channels, (B, 4): the style that the noise and the UNet's earlier calls
-                have chosen, as far as it concerns the whole picture.
-            timesteps: (B,), how far to believe them.
-            statistics: `photo_statistics` (B, 186) of the photo as the UNet sees it.
-            areas: its `area_statistics` (B, 18, 8, 8); None without `area_channels`.
-
-        Raises:
-            ValueError: if the head has no `global_channels`, or `areas` are missing.
-        """
-        if self.whole is None:
-            raise ValueError("The head has to have `global_channels` for this, got none.")
-        time = timesteps.to(latent_means)[:, None] / 500 - 1
-        known = [statistics.to(latent_means), condition.to(latent_means), latent_means, time]
-        hidden = self.whole[:-1](torch.cat(known, dim=1))
-        coefficients = self.whole[-1](hidden)[..., None, None]
-        if self.areas is not None:
-            if areas is None:
-                raise ValueError("`areas` are needed with `area_channels`, got None.")
-            coefficients = coefficients + self.areas(areas.to(latent_means), hidden)
-        return coefficients.unflatten(1, (12, self.config.grid_depth))
+        return self.out(self.mid(features)).unflatten(1, (12, self.config.grid_depth))
 
     def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Differentiable guide, slice and apply: coefficients (B, 12, D, Gh, Gw) on photos (B, 3, H, W) in [-1, 1].
@@ -498,6 +278,15 @@ class AffineGrid:
     def to(self, device: str | torch.device) -> AffineGrid:
         """The same retouch on another device."""
         return AffineGrid(self.coefficients.to(device), self.guide)
+
+    def neutral(self) -> AffineGrid:
+        """The same retouch in black-and-white: every photo comes out grey, exactly, as light as its luma did.
+
+        All three rows of each transform become their mean by Rec. 601's weights.
+        """
+        rows = self.coefficients.unflatten(0, (3, 4))  # (3, 4, D, h, w)
+        weights = rows.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1, 1, 1)
+        return AffineGrid((weights * rows).sum(0).repeat(3, 1, 1, 1), self.guide)
 
     @torch.no_grad()
     def apply(self, photo: Any, strength: float = 1.0, rows: tuple[int, int] | None = None) -> Any:
