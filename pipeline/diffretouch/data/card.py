@@ -162,17 +162,31 @@ def _introduction(kind: str, build: Mapping[str, Any]) -> str:
     inputs, scenes = f"{build['num_inputs']} inputs", ""
     if build.get("num_scenes", 1) > 1:
         inputs = f"{build['num_scenes']} scenes of {inputs} each"
-        scenes = "The first scene is the photo; the others are parts of it in other light, colours and contrast. "
+        scenes = "The first scene is the photo; the others are parts of it in other colours, some black-and-white. "
     pages = f"{build['num_pages']} drawn pages of made-up text are trained on too. " if build.get("num_pages") else ""
     return (
-        "Pairs of a plausible low-quality photo and what five *synthetic* experts make of it: documented styles that "
-        "adapt to the photo, applied by a program, not by people. Made to train "
-        "[DiffRetouch](https://arxiv.org/abs/2407.03757) models where no expert data may be had; say so when you "
-        "report numbers on it.\n\n"
-        "A good photo's linear light is degraded into `input` as a camera would (exposure, uneven and mixed light, "
-        "haze, noise, clipping, wrong white balance, tone curve, dull colour; 8 bit); each expert retouches the same "
-        "light into `target`, with highlights rolled off, skin and skies spared and pages of text left nearly alone. "
+        "Pairs of a photo as it may come to be retouched and what five *synthetic* experts make of it: styles applied "
+        "by a program, not by people. Made to train [DiffRetouch](https://arxiv.org/abs/2407.03757) models where no "
+        f"expert data may be had; say so when you report numbers on it.\n\n{_teacher(build.get('labels'))}\n\n"
+        "`input` is a good photo as a camera would have it: a raw converter's flat, dark rendition, or one that fails "
+        "(exposure, uneven and mixed light, haze, noise, clipping, wrong white balance, tone curve, dull colour; 8 "
+        "bit). In training about one in three is nearly finished, finished, or the natural retouch itself, and asks "
+        "for little or nothing. Experts clip nothing that was not clipped, spare skin and skies, leave nights dark, "
+        "high keys bright, black-and-white neutral and pages of text nearly alone. "
         f"{inputs} per training photo, one per validation and test photo; seed {build['seed']}. {scenes}{pages}{rule}"
+    )
+
+
+def _teacher(labels: Mapping[str, Any] | None) -> str:
+    """Whose judgement the experts share, by which weights, under which licences."""
+    if labels is None:
+        return "No teacher's labels were given: the natural expert's retouch is the good photo itself."
+    return (
+        "What the experts share is a real expert's judgement, distilled: expert A's retouch is what MAXIM-2S (Tu et "
+        "al. 2022), trained by Google on MIT-Adobe FiveK, expert C, makes of the photo, mended where the network is "
+        f"weak (`data/experts.py`); B to E go on from there. Its weights come from the package {labels['package']} "
+        f"{labels['version']} (MIT; the weights Apache-2.0). FiveK's own terms are for research: whether a taste "
+        "learned from it may be sold is for you to find out."
     )
 
 
