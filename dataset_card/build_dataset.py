@@ -5,7 +5,7 @@ python dataset_card/label_photos.py photos labels
 python dataset_card/build_dataset.py photos data-synthetic --labels labels
 
 The same as `diffretouch dataset synthetic photos -o data-synthetic --table dataset_card/photos.tsv --bad-photos stop
---num-inputs 8 --num-scenes 3 --num-pages 24 --long-side 256 --conditions linear`, whose other options may follow, but
+--num-inputs 8 --num-scenes 2 --num-pages 24 --long-side 256 --conditions linear`, whose other options may follow, but
 every x86-64 processor makes the same bytes of the same labels.
 """
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", default=str(Path(__file__).with_name("photos.tsv")), help="(default: %(default)s)")
     options, others = parser.parse_known_args(arguments)
     settings = ["--table", options.table, "--bad-photos", "stop"]
-    settings += ["--num-inputs", "8", "--num-scenes", "3", "--num-pages", "24"]
+    settings += ["--num-inputs", "8", "--num-scenes", "2", "--num-pages", "24"]
     settings += ["--long-side", "256", "--conditions", "linear"]
     return cli.main(["dataset", "synthetic", options.photos, "-o", options.out, *settings, *others])
 

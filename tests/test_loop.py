@@ -31,6 +31,7 @@ from diffretouch.training.objective import (
     Objective,
     Retoucher,
     pair_indices,
+    predict,
     retouch_spread,
     slider_reach,
 )
@@ -271,8 +272,7 @@ def test_the_linear_form_moves_one_slider_along_what_sampling_sees(make_config, 
 
         def sampled(condition: torch.Tensor) -> torch.Tensor:
             pipe.scheduler.set_timesteps(timesteps=[999, 700])
-            unet_input = torch.cat([draw.other_noise[:n], photo_latents], 1)
-            output = pipe.unet(unet_input, 999, encoder_hidden_states=condition[:, None]).sample[:, :4]
+            output = predict(pipe.unet, draw.other_noise[:n], 999, photo_latents, condition, photo)[:, :4]
             z0 = pipe.scheduler.step(output, 999, draw.other_noise[:n]).pred_original_sample
             return scores_of(z0, condition)
 

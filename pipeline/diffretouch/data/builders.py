@@ -82,16 +82,15 @@ def synthetic_rows(
         key = f"{seed}/{photo_id}" if number == 0 else f"{seed}/{photo_id}/{number}"
         rng = np.random.default_rng(np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype=np.uint32))
         chosen = scene if number == 0 else vary(scene, rng)
-        answers = {}  # inputs of one scene often share them
+        answers: dict[bytes, Any] = {}  # inputs of one scene often share them
         for index in range(num_inputs):
             picture, wanted = drawn(chosen, rng)
-            key = wanted.tobytes()
-            if key not in answers:
-                answers[key] = _answers(wanted, rule)
-            name = f"{photo_id}#{number * num_inputs + index}"
+            if (which := wanted.tobytes()) not in answers:
+                answers[which] = _answers(wanted, rule)
+            name, source = f"{photo_id}#{number * num_inputs + index}", encode(picture)
             rows += [
-                schema_row(name, expert.name, encode(picture), *answer)
-                for expert, answer in zip(EXPERTS, answers[key], strict=True)
+                schema_row(name, expert.name, source, *answer)
+                for expert, answer in zip(EXPERTS, answers[which], strict=True)
             ]
     return rows
 
