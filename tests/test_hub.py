@@ -38,8 +38,8 @@ from diffretouch.data.card import dataset_card, write_dataset_card
 from diffretouch.data.dataset import decode, read_split, write_parquet
 from diffretouch.data.synthetic import to_linear
 from diffretouch.evaluation.measure import evaluate
-from diffretouch.hub.card import training_curve
 from diffretouch.hub.convert import revert_to_original
+from diffretouch.hub.curve import training_curve
 from diffretouch.hub.upload import HubError, export, push, write_model_card
 from diffretouch.training.config import TrainingConfig, save_config
 

@@ -35,7 +35,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..files import folder_atomically
 from ..model.lora_diffretouch import ADAPTER_FILE, DiffRetouchLoraLoaderMixin
-from .card import INDEX, UNNAMED, hub_id, is_adapter, model_card, read_index, write_model_card
+from .card import model_card, write_model_card
+from .folders import INDEX, UNNAMED, hub_id, is_adapter, read_index
 
 __all__ = ["HubError", "export", "model_card", "push", "write_model_card"]
 
