@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from diffretouch.attributes import ATTRIBUTES, attribute_scores
 from diffretouch.commands.cli import main
 from diffretouch.data.dataset import decode, photos_of, read_split
-from diffretouch.evaluation.measure import variant_seeds
 from diffretouch.evaluation.metrics import delta_e_2000, psnr
+from diffretouch.evaluation.one_photo import variant_seeds
 from diffretouch.report import load_sheet
 from diffretouch.training import run_report
 from diffretouch.training.config import TrainingConfig, load_config, save_config

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from .. import BUNDLED_MODEL
 from ..files import write_atomically
 from ..model.lora_diffretouch import WHOLE_PARTS, DiffRetouchLoraLoaderMixin
+from ..tables import format_table
 from .curve import training_curve
 from .folders import UNNAMED, hub_id, is_adapter, read_evaluation, read_index, read_log, read_training
 
@@ -387,8 +388,6 @@ def _amount(total: int) -> str:
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:
-    from ..evaluation.measure import format_table  # needs the training extras
-
     settings = evaluation["settings"]
     where = f"`{settings['split']}` split of `{settings['dataset']}`" if "split" in settings else "held-out photos"
     return (

@@ -23,8 +23,9 @@ from datasets import Dataset
 from .. import report
 from ..attributes import ATTRIBUTES, VIEW_SIZE, attribute_scores
 from ..data.dataset import decode, good_rows
-from ..evaluation.measure import evenly_spaced, predict_grids, variant_seeds
+from ..evaluation.measure import evenly_spaced
 from ..evaluation.metrics import delta_e_2000, psnr
+from ..evaluation.one_photo import predict_grids, variant_seeds
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .config import TrainingConfig
 from .tracking import sheet_path
