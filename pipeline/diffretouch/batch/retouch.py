@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import BUNDLED_MODEL
+from ..model import BUNDLED_MODEL
 from .delivery import Delivery, first_line
 from .plan import Job, UsageError, is_local
 from .report import Record, stamp
@@ -84,7 +84,7 @@ def load_pipeline(settings: Settings) -> Any:
     """
     from diffusers.utils import logging as diffusers_logging
 
-    from .. import DiffRetouchPipeline
+    from ..model.pipeline_diffretouch import DiffRetouchPipeline
 
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
@@ -107,7 +107,7 @@ def load_pipeline(settings: Settings) -> Any:
 
 
 def _load_look(path: str) -> Any:
-    from .. import AffineGrid
+    from ..model.modeling_affine_grid import AffineGrid
 
     try:
         return AffineGrid.load(path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import BUNDLED_MODEL
+from ..model import BUNDLED_MODEL
 
 _HASHED_WHOLE = 1 << 20  # bytes; of larger files the beginning and the end tell one training run from another
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..model import BUNDLED_MODEL
 from .arguments import one_line
 
 
@@ -17,7 +18,6 @@ def add_export(commands: Any) -> None:
 
 
 def _run_export(options: argparse.Namespace) -> int:
-    from .. import BUNDLED_MODEL
     from ..hub.upload import export
 
     return one_line(lambda: str(export(options.model or BUNDLED_MODEL, options.output)))

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Image
 
-from .. import BUNDLED_MODEL, report
+from .. import report
 from ..attributes import ATTRIBUTES
 from ..data.dataset import read_split
 from ..files import save_json, write_atomically
+from ..model import BUNDLED_MODEL
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from ..tables import describe, format_table, notes, tables
 from .baselines import Baseline, global_lut

@@ -18,8 +18,8 @@ import PIL.ImageFont
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from .. import BUNDLED_MODEL
 from ..files import write_atomically
+from ..model import BUNDLED_MODEL
 from ..model.lora_diffretouch import WHOLE_PARTS, DiffRetouchLoraLoaderMixin
 from ..tables import format_table
 from .curve import training_curve

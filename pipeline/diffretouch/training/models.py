@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
-from .. import BUNDLED_MODEL
+from ..model import BUNDLED_MODEL
 from ..model.modeling_affine_grid import AffineGridHead
 from ..model.modeling_latent_codec import FixedLatentCodec
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
