@@ -45,8 +45,13 @@ from diffretouch.training.config import TrainingConfig, save_config
 
 MODEL_CODE = Path(diffretouch.__file__).parent / "model"
 CODE_FILES = [
+    "adapter_file_diffretouch.py",
+    "adapter_layers_diffretouch.py",
+    "checks_diffretouch.py",
+    "folder_diffretouch.py",
     "grid_head/modeling_affine_grid.py",
     "lora_diffretouch.py",
+    "pictures_diffretouch.py",
     "pipeline_diffretouch.py",
     "vae/modeling_latent_codec.py",
 ]

@@ -20,7 +20,8 @@ from safetensors import safe_open
 
 from ..files import write_atomically
 from ..model import BUNDLED_MODEL
-from ..model.lora_diffretouch import WHOLE_PARTS, DiffRetouchLoraLoaderMixin
+from ..model.adapter_file_diffretouch import WHOLE_PARTS
+from ..model.lora_diffretouch import DiffRetouchLoraLoaderMixin
 from ..tables import format_table
 from .curve import training_curve
 from .folders import UNNAMED, hub_id, is_adapter, read_evaluation, read_index, read_log, read_training

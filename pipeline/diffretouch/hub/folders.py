@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..model.lora_diffretouch import ADAPTER_FILE
+from ..model.adapter_file_diffretouch import ADAPTER_FILE
 
 INDEX = "model_index.json"
 
