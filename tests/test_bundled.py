@@ -39,6 +39,10 @@ def test_it_is_at_most_25_mb():
     [*(f"{name}.py" for name in CODE_MODULES), "grid_head/modeling_affine_grid.py", "vae/modeling_latent_codec.py"],
 )
 def test_its_code_files_are_this_packages(path):
+    """Copies, not links: wheel, sdist and remote code take links as files, but a Windows checkout makes text of them.
+
+    There `trust_remote_code=True` would run the one line that such a text is.
+    """
     source = MODEL_CODE / Path(path).name
     assert (Path(BUNDLED_MODEL) / path).read_bytes() == source.read_bytes(), "run `make bundle-code`"
 

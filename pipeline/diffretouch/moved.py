@@ -2,7 +2,8 @@
 
     from diffretouch.lut import grid_to_lut     # warns, and gives diffretouch.look.lut's
 
-All of this goes with version 0.2. Saved models and looks name no module of the package, so they need none of it.
+All of this goes with version 0.2, but for `convert`: pipelines that run as remote code of models saved before reach
+`from_stable_diffusion` by that name. Otherwise saved models and looks name no module of the package.
 """
 
 from __future__ import annotations

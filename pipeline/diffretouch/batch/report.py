@@ -1,4 +1,4 @@
-"""The report of a batch: what was done about every photo, and by which the next run resumes."""
+"""The report of a batch, its manifest: what was done about every photo, by which the next run resumes."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from .checks_diffretouch import (
     check_generator,
     check_latents,
     check_number,
-    check_records,
+    check_saved_settings,
     check_slider,
     check_timesteps,
     is_number,
@@ -152,7 +152,7 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
             raise ValueError(
                 f"`conditioning_resize` has to be one of {CONDITIONING_RESIZES}, got {conditioning_resize!r}."
             )
-        check_records(provenance, fast_timesteps)
+        check_saved_settings(provenance, fast_timesteps)
         if sorted(attributes) != sorted(ATTRIBUTES):
             raise ValueError(f"`attributes` has to be {ATTRIBUTES} in any order, got {attributes}.")
         self.register_modules(unet=unet, scheduler=scheduler, grid_head=grid_head, vae=vae)
@@ -243,7 +243,7 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         device, dtype = self._execution_device, self.unet.dtype
         batch_size = len(photos) * num_variants
 
-        # 2. What the UNet is told: the photo at latent size and the sliders as one context token.
+        # 2. Conditioning: the photo at latent size, concatenated, and the sliders as one cross-attention token.
         photo_latents = torch.cat([self.encode_photo(photo).to(device, dtype) for photo in photos])  # (P, 3, h, w)
         photo_latents = photo_latents.repeat_interleave(num_variants, 0)  # (N, 3, h, w)
         condition = self.encode_sliders(sliders, len(photos))  # (P, 1, 4)

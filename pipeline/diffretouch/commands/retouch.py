@@ -43,7 +43,7 @@ def add_retouch(commands: Any) -> None:
         "--report",
         type=Path,
         metavar="FILE",
-        help="JSON lines, one per photo; repeating a command resumes by it (default for folders: in OUT)",
+        help="manifest, JSON lines, one per photo; repeating a command resumes by it (default for folders: in OUT)",
     )
     batch.add_argument(
         "--workers", type=count_between("workers", 1, 1024), metavar="N", help="photos at once (default: cores)"

@@ -40,7 +40,7 @@ def check_components(unet: Any, scheduler: Any, grid_head: Any) -> None:
         )
 
 
-def check_records(provenance: Any, fast_timesteps: Any) -> None:
+def check_saved_settings(provenance: Any, fast_timesteps: Any) -> None:
     if not all(isinstance(text, str) for pair in (provenance or {}).items() for text in pair):
         raise ValueError(f"`provenance` has to be None or a dict of strings, got {provenance}.")
     named = isinstance(fast_timesteps, str) and re.fullmatch(r"\d+(,\d+)*", fast_timesteps)

@@ -167,8 +167,8 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
         Args:
             save_directory: made if needed.
             unet_lora_layers: `peft.get_peft_model_state_dict(unet)`, of one rank.
-            whole_modules: all tensors of the parts trained whole, by `grid_head.*`, `unet.conv_in.*`,
-                `unet.conv_out.*`.
+            whole_modules: all tensors of the parts trained whole (`modules_to_save` in peft), by `grid_head.*`,
+                `unet.conv_in.*`, `unet.conv_out.*`.
             unet_lora_adapter_metadata: `unet.peft_config[name].to_dict()`; without it, alpha would be lost.
             base_metadata: `pipe.lora_base_metadata()` of the model before training, and whatever else is to be kept,
                 as JSON can hold it; without it, the adapter would load into other models.
