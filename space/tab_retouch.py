@@ -36,14 +36,7 @@ def retouch_tab(editor: Editor, session: gr.State) -> Controls:
         with gr.Column(scale=3, min_width=320):
             photo = gr.File(label=strings.UPLOAD, elem_id="photo", height=120)
             examples = _examples()
-            compare = gr.ImageSlider(
-                label=strings.COMPARE,
-                type="filepath",
-                height=560,
-                max_height=560,
-                interactive=False,
-                elem_id="compare",
-            )
+            compare = _compare()
             note = gr.Markdown(strings.COMPARE_EMPTY, elem_id="note")
             measured = gr.HTML(bars(), elem_id="measured")
         with gr.Column(scale=1, min_width=300):
@@ -101,6 +94,12 @@ def _examples() -> gr.Dataset:
         label=strings.EXAMPLES,
         type="index",
         elem_id="examples",
+    )
+
+
+def _compare() -> gr.ImageSlider:
+    return gr.ImageSlider(
+        label=strings.COMPARE, type="filepath", height=560, max_height=560, interactive=False, elem_id="compare"
     )
 
 
