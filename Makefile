@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Spinning OpenMP barriers make small machines up to 50 times slower.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: retouch space train-demo test lint bench
+.PHONY: retouch space train-demo test lint bench bundle-code
 
 retouch: $(VENV)  ## retouch PHOTO into the folder OUT, with four expert variants and a side-by-side picture
 	$(BIN)/diffretouch retouch "$(PHOTO)" -o "$(OUT)" --variants 4 --compare --overwrite
@@ -35,6 +35,11 @@ bench: $(VENV)  ## time and memory of a retouch file to file, of the apply alone
 	$(BIN)/python benchmarks/retouch.py examples/photo.jpg --megapixels 12 24 100 -o benchmarks/results/retouch.json
 	$(BIN)/python benchmarks/apply.py examples/photo.jpg -o benchmarks/results/apply.json
 	$(BIN)/python benchmarks/batch.py examples/photo.jpg -o benchmarks/results/batch.json
+
+bundle-code:  ## after a change in model/: its copies in the bundled model
+	cp pipeline/diffretouch/model/*_diffretouch.py pipeline/diffretouch/bundled/
+	cp pipeline/diffretouch/model/modeling_affine_grid.py pipeline/diffretouch/bundled/grid_head/
+	cp pipeline/diffretouch/model/modeling_latent_codec.py pipeline/diffretouch/bundled/vae/
 
 # The page is tested in Chromium: Debian's is installed where that is allowed, else those tests say that they are skipped.
 .venv/browser: $(VENV)

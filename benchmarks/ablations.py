@@ -140,7 +140,7 @@ def format_table(arms: dict[str, dict[str, float]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on what was wrong."""
     options = parse_arguments(arguments)
-    from diffretouch.evaluation.measure import save_json
+    from diffretouch.files import save_json
 
     settings = {"steps": options.steps, "seed": options.seed, "num_photos": options.num_photos}
     arms: dict[str, dict[str, float]] = {}

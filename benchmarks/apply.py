@@ -219,7 +219,7 @@ def run(arguments: argparse.Namespace) -> None:
                 print(format_table(cells[-1:]).splitlines()[2], file=sys.stderr)
     import torch
 
-    from diffretouch.evaluation.measure import save_json
+    from diffretouch.files import save_json
 
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     save_json(

@@ -26,8 +26,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from PIL import Image, ImageOps  # noqa: E402
 
-from diffretouch.batch.loop import Record, Retoucher, Settings, retouch_files, retouch_photo  # noqa: E402
+from diffretouch.batch.loop import retouch_files  # noqa: E402
 from diffretouch.batch.plan import Job  # noqa: E402
+from diffretouch.batch.report import Record  # noqa: E402
+from diffretouch.batch.retouch import Retoucher, retouch_photo  # noqa: E402
+from diffretouch.batch.settings import Settings  # noqa: E402
 
 STAGES = ("decode", "model", "apply", "encode")
 

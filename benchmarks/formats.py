@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from diffretouch import AffineGrid
-from diffretouch.evaluation.measure import save_json
+from diffretouch.files import save_json
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo, saved_suffix
 from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
 

@@ -216,7 +216,7 @@ def run(options: argparse.Namespace) -> None:
         write_pairs(options.photos, options.out, options.num_train, options.num_unseen, options.long_side)
         return
     from diffretouch import BUNDLED_MODEL
-    from diffretouch.evaluation.measure import save_json
+    from diffretouch.files import save_json
 
     model = BUNDLED_MODEL if options.model == "bundled" else options.model
     result, pictures = measure(options.pairs / "unseen", model, options.adapters, options.seed)

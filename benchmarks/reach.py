@@ -23,8 +23,9 @@ from scipy.sparse import csr_matrix, hstack, identity
 from scipy.sparse.linalg import spsolve
 
 from diffretouch.data.dataset import decode, photos_of, read_split
-from diffretouch.evaluation.measure import evenly_spaced, save_json
+from diffretouch.evaluation.measure import evenly_spaced
 from diffretouch.evaluation.metrics import delta_e_2000
+from diffretouch.files import save_json
 
 LEVELS, CELLS = 8, 16
 RIDGE = 0.1  # keeps cells of one colour from free play

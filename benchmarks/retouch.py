@@ -229,7 +229,7 @@ def run(arguments: argparse.Namespace) -> None:
             sizes.append(summarise(measure_fresh(photo, output, arguments), size))
         cold = time_cold_starts(folder, arguments.repeats)
     # Imported only now: a process hands the peak of its memory down to the processes it starts.
-    from diffretouch.evaluation.measure import save_json
+    from diffretouch.files import save_json
 
     result = {"settings": settings, "cold_start_seconds": cold, "sizes": sizes}
     save_json(result, arguments.output)

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
 from diffretouch.attributes import ATTRIBUTES, attribute_scores, attribute_view
 from diffretouch.data.dataset import decode, photos_of, read_split
-from diffretouch.evaluation.measure import save_json
+from diffretouch.files import save_json
 
 # Everything else stays as in the checkpoint's own scheduler. "trailing" starts those that know only a spacing of their
 # own at the noisiest timestep, where the chain of the others starts; their single step is that timestep alone, what a

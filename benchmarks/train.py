@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
         with tempfile.TemporaryDirectory() as scratch:
             result = measure(options, options.cache_dir or Path(scratch))
-        from diffretouch.evaluation.measure import save_json
+        from diffretouch.files import save_json
 
         save_json(result, options.output)
     except (OSError, TypeError, ValueError) as error:

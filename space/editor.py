@@ -27,7 +27,7 @@ from settings import Settings
 
 from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, open_photo, save_photo
 from diffretouch.attributes import attribute_scores, attribute_view
-from diffretouch.batch.loop import first_line
+from diffretouch.batch.delivery import first_line
 from diffretouch.look.lut import grid_to_lut
 from diffretouch.photo import Photo, PhotoError, saved_suffix
 

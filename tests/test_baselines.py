@@ -11,8 +11,8 @@ import pytest
 import torch
 from scenes import scene
 
-from diffretouch.evaluation.baselines import NOTES, find_learned, find_zero_dce
-from diffretouch.evaluation.measure import notes
+from diffretouch.evaluation.baselines import find_learned, find_zero_dce
+from diffretouch.tables import NOTES, notes
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,11 @@ from hub_server import HubServer
 from scenes import scene
 
 from diffretouch import AffineGrid, open_photo
-from diffretouch.batch.loop import Report, Retoucher, Settings, retouch_files, retouch_photo
+from diffretouch.batch.loop import retouch_files
 from diffretouch.batch.plan import Job, Naming, UsageError, place, plan
+from diffretouch.batch.report import Report
+from diffretouch.batch.retouch import Retoucher, retouch_photo
+from diffretouch.batch.settings import Settings
 from diffretouch.commands.cli import main
 
 PHOTOS = 5
@@ -318,7 +321,7 @@ def test_breaking_off_leaves_whole_files_and_no_others(shoot, model) -> None:
 def test_a_saved_look_gives_the_same_retouch_without_any_model(shoot, retouch, monkeypatch) -> None:
     assert retouch(shoot / "1.png", "-o", "one.png", "--save-look", "{stem}.safetensors", "--strength", 0.7) == 0
     # Neither the model nor what loads it is touched.
-    monkeypatch.setattr("diffretouch.batch.loop.load_pipeline", None)
+    monkeypatch.setattr("diffretouch.batch.retouch.load_pipeline", None)
     assert retouch(shoot, "-o", "out", "--look", "1.safetensors", "--strength", 0.7) == 0
     assert (Path("out") / "1-retouched.png").read_bytes() == Path("one.png").read_bytes()
     grid = AffineGrid.load("1.safetensors")

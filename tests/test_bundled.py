@@ -1,6 +1,6 @@
 """The bundled model is what a stranger meets first: it has to load, fit, and belong to this very code."""
 
-import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ from diffretouch import (
     open_photo,
 )
 from diffretouch.attributes import attribute_view
-from diffretouch.model import lora_diffretouch, modeling_affine_grid, modeling_latent_codec, pipeline_diffretouch
+from diffretouch.model import pipeline_diffretouch
+from diffretouch.model.folder_diffretouch import CODE_MODULES
 
+MODEL_CODE = Path(pipeline_diffretouch.__file__).parent
 EXAMPLE = Path(__file__).parents[1] / "examples" / "horses.jpg"
 
 
@@ -33,17 +35,35 @@ def test_it_is_at_most_25_mb():
 
 
 @pytest.mark.parametrize(
-    ("module", "folder"),
-    [
-        (pipeline_diffretouch, ""),
-        (lora_diffretouch, ""),
-        (modeling_affine_grid, "grid_head"),
-        (modeling_latent_codec, "vae"),
-    ],
+    "path",
+    [*(f"{name}.py" for name in CODE_MODULES), "grid_head/modeling_affine_grid.py", "vae/modeling_latent_codec.py"],
 )
-def test_its_code_files_are_this_packages(module, folder):
-    source = Path(inspect.getfile(module))
-    assert (Path(BUNDLED_MODEL) / folder / source.name).read_bytes() == source.read_bytes(), "export the bundle anew"
+def test_its_code_files_are_this_packages(path):
+    """Copies, not links: wheel, sdist and remote code take links as files, but a Windows checkout makes text of them.
+
+    There `trust_remote_code=True` would run the one line that such a text is.
+    """
+    source = MODEL_CODE / Path(path).name
+    assert (Path(BUNDLED_MODEL) / path).read_bytes() == source.read_bytes(), "run `make bundle-code`"
+
+
+def test_no_other_code_travels():
+    travelling = {"modeling_affine_grid", "modeling_latent_codec", *CODE_MODULES}
+    assert {path.stem for path in MODEL_CODE.glob("*.py")} - {"__init__"} == travelling
+    assert {path.stem for path in Path(BUNDLED_MODEL).rglob("*.py")} == travelling
+
+
+def test_the_pipelines_file_names_all_that_travels_with_it():
+    """diffusers copies what the pipeline's own file imports, and not what these files import in turn."""
+    code = (MODEL_CODE / "pipeline_diffretouch.py").read_text()
+    named = set(re.findall(r"^from \.(\w+) import", code, re.MULTILINE))
+    assert named | {"pipeline_diffretouch"} == set(CODE_MODULES)
+
+
+def test_the_code_of_a_component_is_one_file():
+    """By Hub id, diffusers fetches the one file that model_index.json names for a component, and no neighbour."""
+    for name in ("modeling_affine_grid", "modeling_latent_codec"):
+        assert not re.search(r"^\s*(from|import) +\.", (MODEL_CODE / f"{name}.py").read_text(), re.MULTILINE)
 
 
 def test_its_card_states_the_measured_quality():

@@ -7,21 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    PNDMScheduler,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from diffretouch.hub.convert import (
-    convert_checkpoint_to_folder,
-    convert_original_checkpoint,
-    pipeline_from_stable_diffusion,
-    revert_to_original,
-)
+from diffretouch.hub.convert import convert_checkpoint_to_folder, convert_original_checkpoint, revert_to_original
+from diffretouch.hub.stable_diffusion import pipeline_from_stable_diffusion
 from diffretouch.model.modeling_affine_grid import AffineGridHead
 from diffretouch.model.modeling_latent_codec import FixedLatentCodec
 from diffretouch.model.pipeline_diffretouch import DiffRetouchPipeline

@@ -10,8 +10,10 @@ import psutil
 import pytest
 from scenes import scene
 
-from diffretouch.batch.loop import Report, Settings, retouch_files
+from diffretouch.batch.loop import retouch_files
 from diffretouch.batch.plan import Naming, place, plan
+from diffretouch.batch.report import Report
+from diffretouch.batch.settings import Settings
 from diffretouch.commands.cli import main
 
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency")

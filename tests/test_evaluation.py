@@ -22,21 +22,15 @@ from skimage.color import lab2rgb
 
 from diffretouch.attributes import ATTRIBUTES, srgb_to_linear
 from diffretouch.evaluation.baselines import BASELINES, auto_contrast, clahe, global_lut, grey_world
-from diffretouch.evaluation.measure import (
-    NUM_VARIANTS,
-    POSITIONS,
-    _natural,
-    evaluate,
-    format_table,
-    is_monotone,
-    save_json,
-    spearman,
-    text_pictures,
-)
+from diffretouch.evaluation.measure import evaluate
 from diffretouch.evaluation.metrics import PSNR_CEILING, delta_e_2000, psnr, ssim, texture_agreement
+from diffretouch.evaluation.one_photo import NUM_VARIANTS, POSITIONS, text_pictures
+from diffretouch.evaluation.summarise import _natural, is_monotone, spearman
+from diffretouch.files import save_json
 from diffretouch.model.modeling_affine_grid import AffineGrid, AffineGridHead, GuideCurve
 from diffretouch.model.pipeline_diffretouch import DiffRetouchPipeline
 from diffretouch.report import load_sheet
+from diffretouch.tables import format_table
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

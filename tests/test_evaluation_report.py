@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from scenes import write_data_set
 
-from diffretouch.evaluation.baselines import NOTES
-from diffretouch.evaluation.measure import format_table
 from diffretouch.evaluation.report import evaluate_to_folder, write_evaluation_report
+from diffretouch.tables import NOTES, format_table
 
 
 @pytest.fixture(scope="module")

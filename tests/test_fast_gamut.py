@@ -15,7 +15,9 @@ from diffretouch import AffineGrid
 from diffretouch.model.modeling_affine_grid import apply_affine, identity_coefficients, slice_affine_grid
 from diffretouch.photo import Photo, fast_gamut, gamut
 from diffretouch.photo.colour import DISPLAY_P3
-from diffretouch.photo.gamut import Space, retouch_by_numpy, view_by_numpy
+from diffretouch.photo.gamut import retouch_by_numpy, view_by_numpy
+from diffretouch.photo.space import Space
+from diffretouch.photo.space import space_of as found_space
 
 KINDS = (np.uint8, np.uint16)
 PROFILES = WIDE | {f"curve of {name}": with_curve(curve) for name, curve in CURVES.items() if name != "kind 3"}
@@ -23,7 +25,7 @@ LARGE = (500, 600)  # smaller photos are left to numpy
 
 
 def space_of(profile: bytes) -> Space:
-    space = gamut._space(profile)
+    space = found_space(profile)
     assert space is not None
     return space
 

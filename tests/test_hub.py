@@ -38,15 +38,20 @@ from diffretouch.data.card import dataset_card, write_dataset_card
 from diffretouch.data.dataset import decode, read_split, write_parquet
 from diffretouch.data.light import to_linear
 from diffretouch.evaluation.measure import evaluate
-from diffretouch.hub.card import training_curve
 from diffretouch.hub.convert import revert_to_original
+from diffretouch.hub.curve import training_curve
 from diffretouch.hub.upload import HubError, export, push, write_model_card
 from diffretouch.training.config import TrainingConfig, save_config
 
 MODEL_CODE = Path(diffretouch.__file__).parent / "model"
 CODE_FILES = [
+    "adapter_file_diffretouch.py",
+    "adapter_layers_diffretouch.py",
+    "checks_diffretouch.py",
+    "folder_diffretouch.py",
     "grid_head/modeling_affine_grid.py",
     "lora_diffretouch.py",
+    "pictures_diffretouch.py",
     "pipeline_diffretouch.py",
     "vae/modeling_latent_codec.py",
 ]

@@ -17,7 +17,9 @@ from diffusers.schedulers import scheduling_ddpm
 from scenes import published_style_unet
 
 from diffretouch.attributes import attribute_scores
-from diffretouch.hub.convert import _components_from_shapes, _layout, _schedule_buffers, convert_original_checkpoint
+from diffretouch.hub.architecture import components_from_shapes
+from diffretouch.hub.convert import convert_original_checkpoint
+from diffretouch.hub.published_layout import layout, schedule_buffers
 from diffretouch.model.modeling_affine_grid import (
     AffineGrid,
     AffineGridHead,
@@ -76,9 +78,9 @@ def test_every_published_key_has_its_place(reference, table, heads):
     for line in (reference / table).read_text().splitlines():
         key, shape, _ = line.split("\t")
         shapes[key] = () if shape == "scalar" else tuple(int(side) for side in shape.split("x"))
-    components = _components_from_shapes(shapes, {}, with_vae=True, attention_head_dim=None)
-    ours = {key: slot.shape for key, slot in _layout(components).items()}
-    assert ours | {key: (1000,) for key in _schedule_buffers()} == shapes
+    components = components_from_shapes(shapes, {}, with_vae=True, attention_head_dim=None)
+    ours = {key: slot.shape for key, slot in layout(components).items()}
+    assert ours | {key: (1000,) for key in schedule_buffers()} == shapes
     assert components["unet"].config.attention_head_dim == heads
     if table == "full_keys.tsv":
         assert sum(p.numel() for p in components["unet"].parameters()) == 840_471_688
@@ -87,7 +89,7 @@ def test_every_published_key_has_its_place(reference, table, heads):
 
 def test_schedule_buffers_are_the_recorded_ones_bit_by_bit(reference):
     recorded = torch.load(reference / "tiny.ckpt", weights_only=True)["state_dict"]
-    for name, buffer in _schedule_buffers().items():
+    for name, buffer in schedule_buffers().items():
         assert torch.equal(buffer, recorded[name]), name
 
 

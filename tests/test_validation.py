@@ -18,12 +18,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from diffretouch.attributes import ATTRIBUTES, attribute_scores
 from diffretouch.commands.cli import main
 from diffretouch.data.dataset import decode, photos_of, read_split
-from diffretouch.evaluation.measure import variant_seeds
 from diffretouch.evaluation.metrics import delta_e_2000, psnr
+from diffretouch.evaluation.one_photo import variant_seeds
 from diffretouch.report import load_sheet
-from diffretouch.training import validation
+from diffretouch.training import run_report
 from diffretouch.training.config import TrainingConfig, load_config, save_config
-from diffretouch.training.validation import LONG_SIDE, NUM_SEEDS, Tracker, Validator, write_training_report
+from diffretouch.training.run_report import write_training_report
+from diffretouch.training.tracking import Tracker
+from diffretouch.training.validation import LONG_SIDE, NUM_SEEDS, Validator
 
 NAMES = [f"{metric}_{method}" for metric in ("delta_e", "psnr") for method in ("input", "c0", "oracle")]
 NAMES += ["diversity", *(f"control_{slider}" for slider in ATTRIBUTES)]
@@ -338,5 +340,5 @@ def test_the_command_line_builds_the_report_and_names_it(run: Path, capsys: pyte
 
 def test_losses_are_smoothed_without_looking_ahead() -> None:
     line = [(float(n), float(n)) for n in range(5)]
-    assert [y for _, y in validation._moving_mean(line, 3)] == [0, 0.5, 1, 2, 3]
-    assert validation._moving_mean(line, 1) == line
+    assert [y for _, y in run_report._moving_mean(line, 3)] == [0, 0.5, 1, 2, 3]
+    assert run_report._moving_mean(line, 1) == line

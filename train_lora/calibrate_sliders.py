@@ -21,7 +21,8 @@ import torch
 
 from diffretouch import ATTRIBUTES, DiffRetouchPipeline
 from diffretouch.data.dataset import decode, photos_of, read_split
-from diffretouch.evaluation.measure import evenly_spaced, predict_grids, view_scores
+from diffretouch.evaluation.measure import evenly_spaced
+from diffretouch.evaluation.one_photo import predict_grids, view_scores
 from diffretouch.model.photo_statistics_diffretouch import NUM_STATISTICS
 
 # Beyond the experts' own range, so that unseen photos reach it too. How far contrast gets depends most on the photo:

@@ -1,20 +1,21 @@
 """DiffRetouch: expert-quality photo retouching with diffusion, steered by four sliders, at full resolution."""
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from . import moved as _moved
+from .model import BUNDLED_MODEL
 
 if TYPE_CHECKING:
     from .attributes import ATTRIBUTES, attribute_scores
+    from .hub.stable_diffusion import pipeline_from_stable_diffusion
+    from .hub.upload import export, push
     from .model.modeling_affine_grid import AffineGrid, AffineGridHead
     from .model.modeling_latent_codec import FixedLatentCodec
     from .model.pipeline_diffretouch import DiffRetouchPipeline, DiffRetouchPipelineOutput
     from .photo import Photo, PhotoError, open_photo, save_photo
 
 __version__ = "0.1.0"
-
-BUNDLED_MODEL = str(Path(__file__).with_name("bundled"))
-"""Folder of the model that ships with the package, for `DiffRetouchPipeline.from_pretrained`."""
 
 # Imported on first use: torch and diffusers take seconds, which a mistyped command should not cost.
 _HOMES = {
@@ -29,6 +30,9 @@ _HOMES = {
     "save_photo": "photo",
     "DiffRetouchPipeline": "model.pipeline_diffretouch",
     "DiffRetouchPipelineOutput": "model.pipeline_diffretouch",
+    "export": "hub.upload",
+    "pipeline_from_stable_diffusion": "hub.stable_diffusion",
+    "push": "hub.upload",
 }
 
 __all__ = [
@@ -42,9 +46,14 @@ __all__ = [
     "Photo",
     "PhotoError",
     "attribute_scores",
+    "export",
     "open_photo",
+    "pipeline_from_stable_diffusion",
+    "push",
     "save_photo",
 ]
+
+_moved.serve_old_names()
 
 
 def __getattr__(name: str) -> Any:

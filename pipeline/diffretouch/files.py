@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -21,6 +23,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save_json(result: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write `result` as indented JSON: whole or not at all, so that an interrupted run never leaves half a file.
+
+    Raises:
+        OSError: if the folder does not exist or cannot be written.
+        ValueError: if `result` holds NaN or infinity, which JSON has no word for.
+    """
+    write_atomically(Path(path), (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
 
 
 def move_to_new_name(file: str | Path, target: str | Path) -> None:

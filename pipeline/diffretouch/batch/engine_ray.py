@@ -15,8 +15,11 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .loop import Records, Retoucher, Settings, first_line, retouch_photo
+from .delivery import first_line
+from .loop import Records
 from .plan import Job, UsageError
+from .retouch import Retoucher, retouch_photo
+from .settings import Settings
 
 _MOST_BLOCKS = 1000  # of photos: one each in batches up to this size, so that a dead worker costs one photo
 

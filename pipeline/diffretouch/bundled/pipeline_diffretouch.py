@@ -1,23 +1,16 @@
 """`DiffRetouchPipeline`: photo and sliders in, retouched photo at full resolution out.
 
-This file travels with every model on the Hub, so it imports nothing of the package but its neighbours
-lora_diffretouch.py and photo_statistics_diffretouch.py.
+This file travels with every model on the Hub, so it imports nothing of the package but its neighbours; and all of
+them, because diffusers brings along what this file itself names.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import inspect
-import json
-import logging
 import math
 import os
-import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,32 +22,31 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
+from .adapter_file_diffretouch import ADAPTER_FILE  # noqa: F401 (brought along for lora_diffretouch.py)
+from .adapter_layers_diffretouch import AdapterLayersMixin  # noqa: F401
+from .checks_diffretouch import (
+    check_components,
+    check_count,
+    check_generator,
+    check_latents,
+    check_number,
+    check_saved_settings,
+    check_slider,
+    check_timesteps,
+    is_number,
+)
+from .folder_diffretouch import SelfContainedFolderMixin, of_the_package
 from .lora_diffretouch import DiffRetouchLoraLoaderMixin
-from .photo_statistics_diffretouch import NUM_STATISTICS, photo_statistics, statistics_view
-
-logger = logging.getLogger(__name__)
+from .photo_statistics_diffretouch import class_labels
+from .pictures_diffretouch import as_float, as_output, is_grey, model_view, planes
+from .sampling_diffretouch import are_middle, truncated_timesteps
 
 ATTRIBUTES = ("colorfulness", "brightness", "contrast", "temperature")
-SLIDER_RANGE = 1.5
 OUTPUT_TYPES = ("pil", "np", "pt", "grid", "latent")
 BASES = ("photo", "decoded")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 CONDITIONING_RESIZES = ("nearest", "area")
-
-_ROWS = 64  # of a photo converted at once, so that the intermediate result stays in the cache
-_GREY = 1.5 / 255  # channels that agree to within the rounding of their view
-_NUMPY_DTYPES = (np.uint8, np.uint16, np.float16, np.float32, np.float64)
-
-# Modules of components whose code travels with a saved model, in the component's folder.
-_REMOTE_MODULES = ("modeling_affine_grid", "modeling_latent_codec")
-
-# Of the other modules that lie beside this file in a saved model, one name each.
-_NEIGHBOURS = (DiffRetouchLoraLoaderMixin, photo_statistics)
-
-_HUB_OPTIONS = ("repo_id", "private", "token", "commit_message", "create_pr")
 
 
 @dataclass
@@ -73,34 +65,7 @@ class DiffRetouchPipelineOutput(BaseOutput):
     grids: list[Any] | None
 
 
-def _are_middle(
-    generator: torch.Generator | list[torch.Generator] | None, count: int, num_variants: int
-) -> list[bool]:
-    """Which of `count` pictures get the middle of the styles: the user has asked for no style in particular."""
-    if isinstance(generator, list):
-        return [one.initial_seed() == 0 for one in generator]
-    first = generator is None or generator.initial_seed() == 0
-    return [first and number % num_variants == 0 for number in range(count)]
-
-
-def truncated_timesteps(num_inference_steps: int, first: int = 200, last: int = 999) -> list[int]:
-    """The method's sampling timesteps, descending: `num_inference_steps` from `last` down to `first`.
-
-    The chain never goes below `first`: the picture comes from the features of the last UNet call, and at low noise
-    they carry no more style. One step means `first` alone. (Sampling section of the paper; published code.)
-    """
-    if num_inference_steps == 1:
-        return [first]
-    stride = (last - first) / (num_inference_steps - 1)
-    timesteps, position = [], 0.0
-    for _ in range(num_inference_steps):
-        # The running float sum is the published rounding; a multiplication differs by one now and then.
-        timesteps.append(first + round(position))
-        position += stride
-    return timesteps[::-1]
-
-
-class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
+class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetouchLoraLoaderMixin):
     """Expert retouching by diffusion, applied as an affine bilateral grid (DiffRetouch, arXiv 2407.03757).
 
     Args:
@@ -154,21 +119,15 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
     ):
         super().__init__()
         attributes = attributes.split(",") if isinstance(attributes, str) else list(attributes or ATTRIBUTES)
-        _check_components(unet, scheduler, grid_head)
-        _check_count("min_timestep", min_timestep, 0, scheduler.config.num_train_timesteps - 1)
-        _check_count("conditioning_size", conditioning_size, 1, None)
-        _check_number("noise_offset", noise_offset, 0, 10)
+        check_components(unet, scheduler, grid_head)
+        check_count("min_timestep", min_timestep, 0, scheduler.config.num_train_timesteps - 1)
+        check_count("conditioning_size", conditioning_size, 1, None)
+        check_number("noise_offset", noise_offset, 0, 10)
         if conditioning_resize not in CONDITIONING_RESIZES:
             raise ValueError(
                 f"`conditioning_resize` has to be one of {CONDITIONING_RESIZES}, got {conditioning_resize!r}."
             )
-        if not all(isinstance(text, str) for pair in (provenance or {}).items() for text in pair):
-            raise ValueError(f"`provenance` has to be None or a dict of strings, got {provenance}.")
-        named = isinstance(fast_timesteps, str) and re.fullmatch(r"\d+(,\d+)*", fast_timesteps)
-        if fast_timesteps is not None and not named:
-            raise ValueError(
-                f"`fast_timesteps` has to be None or a string of integers joined by commas, got {fast_timesteps!r}."
-            )
+        check_saved_settings(provenance, fast_timesteps)
         if sorted(attributes) != sorted(ATTRIBUTES):
             raise ValueError(f"`attributes` has to be {ATTRIBUTES} in any order, got {attributes}.")
         self.register_modules(unet=unet, scheduler=scheduler, grid_head=grid_head, vae=vae)
@@ -250,30 +209,17 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         # 1. Check and unpack the inputs.
         photos = self._photos(image)
         steps = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
-        sliders = {
-            "colorfulness": colorfulness,
-            "brightness": brightness,
-            "contrast": contrast,
-            "temperature": temperature,
-        }
+        sliders = dict(zip(ATTRIBUTES, (colorfulness, brightness, contrast, temperature), strict=True))
+        callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
+        noise = (generator, latents)
         self.check_inputs(
-            photos,
-            sliders,
-            strength,
-            num_variants,
-            steps,
-            timesteps,
-            generator,
-            latents,
-            output_type,
-            base,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
+            photos, sliders, strength, num_variants, steps, timesteps, *noise, output_type, base, *callback
         )
         device, dtype = self._execution_device, self.unet.dtype
         batch_size = len(photos) * num_variants
 
-        # 2. What the UNet is told: the photo at latent size and the sliders as one context token.
+        # 2. Conditioning: the photo at latent size, concatenated, the sliders as one cross-attention token, and, for a
+        #    UNet that has a class embedding, the photo's statistics and the sliders there.
         views = [self.photo_view(photo)[0] for photo in photos]  # each (3, S, S), its own view
         photo_latents = torch.cat([self.encode_photo(view).to(device, dtype) for view in views])  # (P, 3, h, w)
         photo_latents = photo_latents.repeat_interleave(num_variants, 0)  # (N, 3, h, w)
@@ -286,7 +232,36 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         latents = self.prepare_latents(batch_size, dtype, device, generator, latents, num_variants)  # (N, 4, h, w)
 
         # 4. Denoise; the affine features of the last call carry the retouch.
-        step_kwargs = self._step_kwargs(generator)
+        latents, features = self._denoise(
+            schedule, latents, photo_latents, condition, labels, self._step_kwargs(generator), *callback
+        )
+
+        # 5. Predict the grids and apply them to the photos at their own size.
+        images: Any
+        grids = None if output_type == "latent" else self._grids(features, views, condition)
+        if grids is None:
+            images = latents
+        elif output_type == "grid":
+            images = grids
+        else:
+            images = self._pictures(photos, grids, latents, strength, num_variants, output_type, base)
+
+        self.maybe_free_model_hooks()
+        return DiffRetouchPipelineOutput(images=images, grids=grids) if return_dict else (images, grids)
+
+    def _denoise(
+        self,
+        schedule: torch.Tensor,
+        latents: torch.Tensor,
+        photo_latents: torch.Tensor,
+        condition: torch.Tensor,
+        labels: torch.Tensor | None,
+        step_kwargs: dict[str, Any],
+        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise (N, 4, h, w), photos (N, 3, h, w), c (N, 1, 4), class labels (N, 142) or None -> the last latents, and
+        of the UNet's last call the affine features (N, C, h, w)."""
         with self.progress_bar(total=len(schedule)) as progress_bar:
             for i, t in enumerate(schedule):
                 unet_input = torch.cat([self.scheduler.scale_model_input(latents, t), photo_latents], dim=1)
@@ -304,22 +279,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
                     chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                     latents = callback_on_step_end(self, i, t, chosen).pop("latents", latents)
                 progress_bar.update()
-
-        # 5. Predict the grids and apply them to the photos at their own size.
-        grids = None
-        if output_type == "latent":
-            images: Any = latents
-        else:
-            grids = self._keep_neutral(self._grids(features), views, condition)
-            if output_type == "grid":
-                images = grids
-            else:
-                images = self._pictures(photos, grids, latents, strength, num_variants, output_type, base)
-
-        self.maybe_free_model_hooks()
-        if not return_dict:
-            return (images, grids)
-        return DiffRetouchPipelineOutput(images=images, grids=grids)
+        return latents, features
 
     def check_inputs(
         self,
@@ -338,9 +298,9 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
     ) -> None:
         """Raise TypeError or ValueError on the first argument of a call that is not allowed."""
         for name, value in sliders.items():
-            _check_slider(name, value, len(photos))
-        _check_number("strength", strength, 0, 2)
-        _check_count("num_variants", num_variants, 1, None)
+            check_slider(name, value, len(photos))
+        self.grid_head.check_strength(strength)
+        check_count("num_variants", num_variants, 1, None)
         prediction_type = getattr(self.scheduler.config, "prediction_type", None)
         if prediction_type not in PREDICTION_TYPES:
             kind = type(self.scheduler).__name__
@@ -348,19 +308,13 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
                 f"`scheduler` has to predict one of {PREDICTION_TYPES}, got {kind} that predicts {prediction_type}."
             )
         most = self.scheduler.config.num_train_timesteps
-        _check_count("num_inference_steps", num_inference_steps, 1, most - self.config.min_timestep)
+        check_count("num_inference_steps", num_inference_steps, 1, most - self.config.min_timestep)
         if timesteps is not None:
-            self._check_timesteps(timesteps, most)
+            check_timesteps(self.scheduler, timesteps)
         batch_size = len(photos) * num_variants
-        _check_generator(generator, batch_size)
+        check_generator(generator, batch_size)
         if latents is not None:
-            shape = self._latent_shape(batch_size)
-            if not isinstance(latents, torch.Tensor):
-                raise TypeError(f"`latents` has to be a torch.Tensor, got {type(latents).__name__}.")
-            if latents.shape != shape:
-                raise ValueError(f"`latents` has to be of shape {shape}, got {tuple(latents.shape)}.")
-            if not torch.isfinite(latents).all():
-                raise ValueError("`latents` has to be finite, got NaN or infinite values.")
+            check_latents(latents, self._latent_shape(batch_size))
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` has to be one of {OUTPUT_TYPES}, got {output_type!r}.")
         if base not in BASES:
@@ -377,21 +331,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
                 f"got {names!r}."
             )
 
-    def _check_timesteps(self, timesteps: Sequence[int], most: int) -> None:
-        if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
-            raise ValueError(
-                f"`timesteps` has to be None for {type(self.scheduler).__name__}, which has a fixed spacing."
-            )
-        if not isinstance(timesteps, (list, tuple, np.ndarray, range)):
-            raise TypeError(f"`timesteps` has to be a list of integers, got {type(timesteps).__name__}.")
-        values = list(timesteps)
-        integers = all(isinstance(t, (int, np.integer)) and not isinstance(t, bool) for t in values)
-        inside = integers and values and all(0 <= t < most for t in values)
-        if not inside or any(a <= b for a, b in zip(values[:-1], values[1:], strict=True)):
-            raise ValueError(f"`timesteps` has to be descending integers in [0, {most - 1}], got {values}.")
-
-    @staticmethod
-    def _photos(image: Any) -> list[Any]:
+    def _photos(self, image: Any) -> list[Any]:
         """Split `image` into single photos: PIL, np (H, W, 3) or torch (3, H, W), each checked."""
         photos: list[Any] = []
         for entry in image if isinstance(image, (list, tuple)) else [image]:
@@ -400,7 +340,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         if not photos:
             raise ValueError("`image` has to hold at least one photo, got none.")
         for photo in photos:
-            _check_photo(photo)
+            self.grid_head.check_photo("image", photo)
         return photos
 
     def encode_photo(self, photo: Any) -> torch.Tensor:
@@ -414,26 +354,24 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
 
         As `image` it gives the grid of the photo itself: keep it instead of the photo to try other sliders and seeds.
         """
-        return _view(_planes(photo), self.config.conditioning_size).clamp(0, 1)
+        return model_view(planes(photo), self.config.conditioning_size).clamp(0, 1)
 
     def class_labels(self, photos: list[Any], condition: torch.Tensor) -> torch.Tensor | None:
         """What the UNet's class embedding is told: P photos and c (N, 1, 4), N a multiple of P -> (N, 142).
 
-        The photo's statistics (`photo_statistics`), which group normalisation would take away, and c. None for a UNet
-        without a class embedding, as published.
+        None for a UNet without a class embedding, as published.
         """
         if self.unet.config.class_embed_type is None:
             return None
-        views = torch.cat([statistics_view(self.photo_view(photo)) for photo in photos]) * 2 - 1  # (P, 3, s, s)
-        statistics = photo_statistics(views).repeat_interleave(len(condition) // len(photos), 0)
-        return torch.cat([statistics.to(condition), condition[:, 0]], dim=1)
+        views = torch.cat([self.photo_view(photo) for photo in photos]) * 2 - 1  # (P, 3, S, S)
+        return class_labels(views, condition[:, 0])
 
     def encode_sliders(self, sliders: dict[str, Any], num_photos: int) -> torch.Tensor:
         """Sliders, one number or one per photo -> context tokens (P, 1, 4) in the checkpoint's order."""
         columns = []
         for name in self.config.attributes:
             value = sliders[name]
-            columns.append([float(value)] * num_photos if _is_number(value) else [float(v) for v in value])
+            columns.append([float(value)] * num_photos if is_number(value) else [float(v) for v in value])
         return torch.tensor(columns).T[:, None]
 
     def prepare_latents(
@@ -451,7 +389,7 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
             if self.config.noise_offset:
                 common = randn_tensor((*shape[:2], 1, 1), generator=generator, device=device, dtype=dtype)
-                common[_are_middle(generator, batch_size, num_variants)] = 0
+                common[are_middle(generator, batch_size, num_variants)] = 0
                 latents = latents + self.config.noise_offset * common
         return latents.to(device, dtype) * self.scheduler.init_noise_sigma
 
@@ -489,21 +427,23 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         accepted = inspect.signature(self.scheduler.step).parameters
         return {"generator": generator} if "generator" in accepted else {}
 
-    def _grids(self, features: torch.Tensor) -> list[Any]:
-        """Affine features (N, C, h, w) of the last call -> N grids."""
+    def _grids(self, features: torch.Tensor, views: list[torch.Tensor], condition: torch.Tensor) -> list[Any]:
+        """Affine features (N, C, h, w) of the last call -> N grids.
+
+        Black-and-white photos, by their views (3, S, S), stay so exactly, unless c (N, 1, 4) asks for warmth or colour.
+        """
         head = self.grid_head
         # Components can differ in dtype, and in device when only some are offloaded; a head on "meta" has hooks that
         # fetch it to its input.
         device = features.device if head.device.type == "meta" else head.device
-        return head.grids(head(features.to(device, head.dtype)))
-
-    def _keep_neutral(self, grids: list[Any], views: list[torch.Tensor], condition: torch.Tensor) -> list[Any]:
-        """Black-and-white photos stay so, exactly, unless warmth or colour is asked for; c is (N, 1, 4)."""
-        toned = [self.config.attributes.index(name) for name in ("colorfulness", "temperature")]
-        asked = (condition[:, 0, toned] != 0).any(1).tolist()
-        grey = [bool((view.amax(0) - view.amin(0)).max() < _GREY) for view in views]
-        each = len(grids) // len(views)
-        return [grid.neutral() if grey[i // each] and not asked[i] else grid for i, grid in enumerate(grids)]
+        grids = head.grids(head(features.to(device, head.dtype)))
+        toning = [self.config.attributes.index(name) for name in ("colorfulness", "temperature")]
+        toned = (condition[:, 0, toning] != 0).any(1).tolist()
+        grey = [is_grey(view) for view in views for _ in range(len(grids) // len(views))]
+        return [
+            grid.neutral() if colourless and not asked else grid
+            for grid, colourless, asked in zip(grids, grey, toned, strict=True)
+        ]
 
     def _pictures(
         self,
@@ -519,18 +459,18 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         for i, grid in enumerate(grids):
             photo = photos[i // num_variants]
             if base == "decoded":
-                pictures.append(_as_output(self._blend_decoded(photo, latents[i : i + 1], strength), output_type))
+                pictures.append(as_output(self._blend_decoded(photo, latents[i : i + 1], strength), output_type))
             elif output_type == "pil" and isinstance(photo, PIL.Image.Image):
                 pictures.append(grid.apply(photo, strength))
             else:
-                pictures.append(_as_output(grid.apply(_as_float(photo), strength), output_type))
+                pictures.append(as_output(grid.apply(as_float(photo), strength), output_type))
         if output_type != "pil" and len({picture.shape for picture in pictures}) == 1:
             return np.stack(pictures) if output_type == "np" else torch.stack(pictures)
         return pictures
 
     def _blend_decoded(self, photo: Any, latents: torch.Tensor, strength: float) -> np.ndarray:
         """The picture that decoding z_0 (1, 4, h, w) gives, at the photo's size: (H, W, 3) in [0, 1]."""
-        pixels = _as_float(photo)
+        pixels = as_float(photo)
         decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample  # (1, 3, h', w')
         resized = F.interpolate(decoded.float(), pixels.shape[:2], mode="bilinear", antialias=True)
         retouched = ((resized[0] + 1) / 2).permute(1, 2, 0).cpu().numpy()
@@ -548,293 +488,6 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
         """An untrained DiffRetouch made from a Stable Diffusion 1.x or 2.x folder or Hub id.
 
         Needs the installed package, not only the files beside a model. Options and details:
-        `diffretouch.hub.convert.pipeline_from_stable_diffusion`.
+        `diffretouch.pipeline_from_stable_diffusion`.
         """
-        # Not a relative import: diffusers would look for the module beside every model that travels with this file.
-        return importlib.import_module("diffretouch.hub.convert").pipeline_from_stable_diffusion(source, **options)
-
-    # The folder written by `save_pretrained` is self-contained: `model_index.json` names the code files that lie
-    # beside the weights, so that diffusers alone loads it with `trust_remote_code=True`; with this package installed,
-    # the same names are mapped back to the package's classes and no remote code runs.
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """As in diffusers; with `push_to_hub`, the folder is pushed with our model card, as by `push_to_hub`.
-
-        Raises:
-            ValueError: while adapters are loaded, whose layers would not load again.
-        """
-        self._check_unloaded()
-        saving = {"safe_serialization": safe_serialization, "variant": variant}
-        with_our_card = push_to_hub and _installed_package() is not None
-        if with_our_card:
-            pushing = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
-        super().save_pretrained(
-            str(save_directory),
-            max_shard_size=max_shard_size,
-            push_to_hub=push_to_hub and not with_our_card,
-            **saving,
-            **kwargs,
-        )
-        if with_our_card:
-            repo_id = pushing.pop("repo_id", Path(save_directory).resolve().name)
-            self.push_to_hub(repo_id, **saving, **pushing)
-
-    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
-        index = Path(save_directory) / self.config_name
-        config = json.loads(index.read_text())
-        config["_class_name"] = [__name__.rpartition(".")[2], type(self).__name__]
-        # By Hub id, diffusers takes every list for the address of a component.
-        config["attributes"] = ",".join(config["attributes"])
-        for code in (type(self), *_NEIGHBOURS):
-            _copy_code(code, Path(save_directory))
-        for name, component in self.components.items():
-            module = type(component).__module__.rpartition(".")[2]
-            if module in _REMOTE_MODULES:
-                config[name] = [module, type(component).__name__]
-                _copy_code(type(component), Path(save_directory) / name)
-        index.write_text(json.dumps(config, indent=2) + "\n")
-
-    @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        loaded = super().load_config(*args, **kwargs)
-        config = loaded[0] if isinstance(loaded, tuple) else loaded
-        package = _installed_package()
-        if package is None:
-            return loaded  # diffusers finds the modules beside the weights
-        if args and os.path.isdir(args[0]):
-            _warn_of_other_code(Path(args[0]))
-        for name, value in config.items():
-            if isinstance(value, (list, tuple)) and value and value[0] in _REMOTE_MODULES:
-                # Imported here because diffusers looks a component's library up among the imported modules.
-                module = importlib.import_module(f"{package}.{value[0]}")
-                config[name] = [module.__name__, value[1]]
-        return loaded
-
-    @classmethod
-    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
-        config = super()._dict_from_json_file(json_file)
-        if isinstance(config.get("_class_name"), list):
-            config["_class_name"] = config["_class_name"][1]
-        return config
-
-    @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str | os.PathLike:
-        """As in diffusers, and the root's code files too: the snapshot is then complete, also for diffusers alone."""
-        try:
-            folder = super().download(pretrained_model_name, **kwargs)
-        except OSError as error:
-            # Not being allowed to see a repository is reported as a failed connection, several causes deep.
-            if isinstance(error.__cause__, RepositoryNotFoundError):
-                raise OSError(
-                    f"The Hub shows no model {pretrained_model_name} to this user: if it is private, log in with "
-                    "`hf auth login` or pass `token`."
-                ) from error
-            raise
-        where = {name: kwargs[name] for name in ("cache_dir", "token", "local_files_only") if name in kwargs}
-        for code in (__file__, *map(inspect.getfile, _NEIGHBOURS)):
-            with contextlib.suppress(EntryNotFoundError):
-                hf_hub_download(pretrained_model_name, Path(code).name, revision=Path(folder).name, **where)
-        return folder
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """Push the self-contained folder with its model card; arguments as in diffusers, errors in one sentence."""
-        package = _installed_package()
-        if package is None:
-            return super().push_to_hub(repo_id, **kwargs)
-        return importlib.import_module("diffretouch.hub.upload").push(self, repo_id, **kwargs)
-
-
-def _installed_package() -> str | None:
-    """The package this file belongs to; None where it runs as a model's remote code."""
-    package = __name__.rpartition(".")[0]
-    return None if package.startswith("diffusers_modules") else package
-
-
-def _warn_of_other_code(folder: Path) -> None:
-    """Say so when the code that travels with a model is not the code that is about to run."""
-    installed = Path(__file__).parent
-    carried = [path for pattern in ("*.py", "*/*.py") for path in sorted(folder.glob(pattern))]
-    differing = [
-        str(path.relative_to(folder))
-        for path in carried
-        if (installed / path.name).is_file() and path.read_bytes() != (installed / path.name).read_bytes()
-    ]
-    if differing:
-        logger.warning(
-            "%s of the model in %s differ from the installed package, whose code is used: results may differ from its "
-            "author's.",
-            ", ".join(differing),
-            folder,
-        )
-
-
-def _copy_code(part: Any, folder: Path) -> None:
-    """Copy the file that defines a class or function."""
-    source = Path(inspect.getfile(part))
-    target = folder / source.name
-    folder.mkdir(exist_ok=True)
-    if not (target.exists() and target.samefile(source)):
-        shutil.copyfile(source, target)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if not _is_number(value):
-        raise TypeError(f"`{name}` has to be a number in [{low:g}, {high:g}], got {type(value).__name__}.")
-    if not low <= value <= high:
-        raise ValueError(f"`{name}` has to be a number in [{low:g}, {high:g}], got {value}.")
-
-
-def _check_components(unet: Any, scheduler: Any, grid_head: Any) -> None:
-    for name, component in (("unet", unet), ("scheduler", scheduler), ("grid_head", grid_head)):
-        if component is None:
-            raise ValueError(f"`{name}` has to be given, only `vae` is optional, got None.")
-    channels = (unet.config.in_channels, unet.config.out_channels)
-    latent_channels = channels[0] - 3
-    allowed = (channels[0], latent_channels + grid_head.config.in_channels)
-    if latent_channels < 1 or channels != allowed:
-        raise ValueError(
-            "`unet` has to take the latents and 3 photo channels and to return the latents and the grid head's "
-            f"{grid_head.config.in_channels} features, got {channels[0]} channels in and {channels[1]} out."
-        )
-    kind, labels = unet.config.class_embed_type, NUM_STATISTICS + len(ATTRIBUTES)
-    if kind is not None and (kind, unet.config.projection_class_embeddings_input_dim) != ("projection", labels):
-        raise ValueError(
-            f"`unet` has to have no class embedding, or a projection of the photo's {NUM_STATISTICS} statistics and "
-            f"c, got {kind} of {unet.config.projection_class_embeddings_input_dim}."
-        )
-
-
-def _check_slider(name: str, value: Any, num_photos: int) -> None:
-    if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim == 1):
-        _check_number(name, value, -SLIDER_RANGE, SLIDER_RANGE)
-        return
-    if len(value) != num_photos:
-        raise ValueError(f"`{name}` has to be a number or one per photo ({num_photos}), got {len(value)} of them.")
-    for entry in value:
-        _check_number(name, entry, -SLIDER_RANGE, SLIDER_RANGE)
-
-
-def _check_count(name: str, value: Any, least: int, most: int | None) -> None:
-    allowed = f"an integer of at least {least}" if most is None else f"an integer in [{least}, {most}]"
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"`{name}` has to be {allowed}, got {type(value).__name__}.")
-    if value < least or (most is not None and value > most):
-        raise ValueError(f"`{name}` has to be {allowed}, got {value}.")
-
-
-def _check_generator(generator: Any, batch_size: int) -> None:
-    if generator is None:
-        return
-    for entry in generator if isinstance(generator, list) else [generator]:
-        if not isinstance(entry, torch.Generator):
-            kind = type(entry).__name__
-            raise TypeError(f"`generator` has to be None, a torch.Generator or a list of them, got {kind}.")
-    if isinstance(generator, list) and len(generator) != batch_size:
-        raise ValueError(f"`generator` has to be one, or one per output image ({batch_size}), got {len(generator)}.")
-
-
-def _check_photo(photo: Any) -> None:
-    if isinstance(photo, PIL.Image.Image):
-        if 0 in photo.size:
-            raise ValueError(f"`image` has to be at least 1 x 1 pixels, got {photo.width} x {photo.height}.")
-        if photo.mode[0] in "IF":  # Pillow would clip these to 8 bits without scaling
-            raise ValueError(
-                f"`image` has to be a PIL image of 8 bits per channel, got mode {photo.mode}: pass an array instead."
-            )
-        return
-    if isinstance(photo, np.ndarray):
-        allowed, shape = "(H, W, 3)", photo.ndim == 3 and photo.shape[-1] == 3
-        kind = photo.dtype in _NUMPY_DTYPES
-    elif isinstance(photo, torch.Tensor):
-        allowed, shape = "(3, H, W)", photo.ndim == 3 and photo.shape[0] == 3
-        kind = photo.is_floating_point()
-    else:
-        raise TypeError(
-            "`image` has to be a PIL image, a numpy array, a torch tensor or a list of them, "
-            f"got {type(photo).__name__}."
-        )
-    if not shape or 0 in photo.shape:
-        raise ValueError(f"`image` has to be of shape {allowed}, or a batch of these, got {tuple(photo.shape)}.")
-    if not kind:
-        raise TypeError(f"`image` has to be uint8, uint16 (both numpy only) or float in [0, 1], got {photo.dtype}.")
-    if isinstance(photo, torch.Tensor) or photo.dtype.kind == "f":
-        low, high = float(photo.min()), float(photo.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("`image` has to be finite, got NaN or infinite values.")
-        if low < 0 or high > 1:
-            raise ValueError(f"`image` has to hold float values in [0, 1], got [{low:g}, {high:g}].")
-
-
-def _planes(photo: Any) -> torch.Tensor:
-    """A photo as a (1, 3, H, W) view in its own type."""
-    if isinstance(photo, PIL.Image.Image):
-        photo = np.array(photo if photo.mode == "RGB" else photo.convert("RGB"))
-    if isinstance(photo, np.ndarray):
-        # Torch cannot hold mirrored views, and warns of read-only ones.
-        is_plain = photo.flags.writeable and min(photo.strides) >= 0
-        photo = torch.from_numpy(photo if is_plain else photo.copy()).permute(2, 0, 1)
-    return photo[None]
-
-
-def _view(photo: torch.Tensor, size: int) -> torch.Tensor:
-    """A photo (1, 3, H, W) squashed to the antialiased square that the model sees: (1, 3, size, size) in [0, 1]."""
-    if not photo.is_floating_point() and min(photo.shape[2:]) >= 2 * size:
-        # 40 times faster than in floats; the same but for the rounding of each pixel of the view to 8 bits.
-        return _squashed(_as_8_bit(photo), size).float() / 255
-    # One channel at a time: a whole float copy of a large photo would dominate peak memory.
-    top = 1 if photo.is_floating_point() else torch.iinfo(photo.dtype).max
-    return torch.cat([_squashed(channel[:, None].float() / top, size) for channel in photo.unbind(1)], dim=1)
-
-
-def _squashed(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    if pixels.shape[-2:] == (size, size):
-        return pixels
-    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
-def _as_8_bit(photo: torch.Tensor) -> torch.Tensor:
-    """(1, 3, H, W) of 8 or 16 bits rounded to 8, pixel by pixel in memory."""
-    if photo.dtype == torch.uint8:
-        return photo
-    pixels = photo[0].permute(1, 2, 0).numpy()
-    rounded = np.empty(pixels.shape, np.uint8)
-    for first in range(0, len(pixels), _ROWS):
-        band = pixels[first : first + _ROWS]
-        # value / 257 without leaving 16 bits: (value - value / 256 + 128) / 256.
-        steps = band >> 8
-        np.subtract(band, steps, out=steps)
-        steps += 128
-        steps >>= 8
-        rounded[first : first + _ROWS] = steps
-    return torch.from_numpy(rounded).permute(2, 0, 1)[None]
-
-
-def _as_float(photo: Any) -> np.ndarray:
-    """A photo as np (H, W, 3) float32 in [0, 1]."""
-    if isinstance(photo, torch.Tensor):
-        return photo.float().permute(1, 2, 0).cpu().numpy()
-    if isinstance(photo, PIL.Image.Image):
-        photo = np.asarray(photo.convert("RGB"))
-    top = np.iinfo(photo.dtype).max if photo.dtype.kind == "u" else 1
-    return photo.astype(np.float32) / np.float32(top)
-
-
-def _as_output(picture: np.ndarray, output_type: str) -> Any:
-    if output_type == "np":
-        return picture
-    if output_type == "pt":
-        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
-    return PIL.Image.fromarray(np.round(picture * 255).astype(np.uint8))
+        return of_the_package("pipeline_from_stable_diffusion")(source, **options)

@@ -1,0 +1,1 @@
+"""Data sets: their schema, builders and synthetic experts."""

@@ -75,13 +75,6 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
-# What has to be known of a baseline to read its figures.
-NOTES = {
-    "Zero-DCE++": "Zero-DCE++ (the package neuro-low-light) was trained without experts and for photos in low light "
-    "only: it shows what a learned brightener does here, not what learning can do.",
-}
-
-
 def find_learned() -> tuple[dict[str, Baseline], dict[str, str]]:
     """Learned baselines that are at hand; and why the others are not, {name: reason}."""
     try:

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Image
 
-from .. import BUNDLED_MODEL, report
+from .. import report
 from ..attributes import ATTRIBUTES
 from ..data.dataset import read_split
-from ..files import write_atomically
+from ..files import save_json, write_atomically
+from ..model import BUNDLED_MODEL
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
+from ..tables import describe, format_table, notes, tables
 from .baselines import Baseline, global_lut
-from .measure import TEXT, describe, evaluate, evenly_spaced, format_table, notes, save_json, tables
+from .measure import TEXT, evaluate, evenly_spaced
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,6 @@ write_model_card("my-model", evaluation="quality.json", config="config.yaml", lo
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,14 @@ import PIL.ImageFont
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from .. import BUNDLED_MODEL
 from ..files import write_atomically
-from ..model.lora_diffretouch import ADAPTER_FILE, WHOLE_PARTS, DiffRetouchLoraLoaderMixin
+from ..model import BUNDLED_MODEL
+from ..model.adapter_file_diffretouch import WHOLE_PARTS
+from ..model.lora_diffretouch import DiffRetouchLoraLoaderMixin
+from ..tables import format_table
+from .curve import training_curve
+from .folders import UNNAMED, hub_id, is_adapter, read_evaluation, read_index, read_log, read_training
 
-INDEX = "model_index.json"
-# Stands for the model's name in a card that was made before the model had one; `hub.push` fills it in.
-UNNAMED = "your-name/your-model"
 PICTURE_WIDTH = 1280  # pixels; enough for a card, small enough to travel with the model
 _BUNDLED = Path(BUNDLED_MODEL).name
 _PAPER = "https://arxiv.org/abs/2407.03757"
@@ -70,11 +69,11 @@ def write_model_card(
     folder = Path(folder)
     drawn = {caption: _fitted(Path(path)) for caption, path in (pictures or {}).items()}
     names = {caption: f"pictures/{number}.jpg" for number, caption in enumerate(drawn, 1)}
-    records = _read_log(Path(log)) if log is not None else []
+    records = read_log(Path(log)) if log is not None else []
     card = model_card(
         folder,
-        evaluation=_read_evaluation(Path(evaluation)) if evaluation is not None else None,
-        training=_read_training(Path(config)) if config is not None else None,
+        evaluation=read_evaluation(Path(evaluation)) if evaluation is not None else None,
+        training=read_training(Path(config)) if config is not None else None,
         pictures=names,
         curve="pictures/training.png" if records else None,
         limits=limits,
@@ -235,11 +234,6 @@ def _licence_of(origin: Mapping[str, str], base: str | None) -> dict[str, str | 
     return {"license": "other", "license_name": "see-base-model" if base else "see-origin", "license_link": link}
 
 
-def hub_id(model: str | None) -> str | None:
-    """`model` if it reads as OWNER/NAME on the Hub and is no folder here, else None."""
-    return model if model and not Path(model).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", model) else None
-
-
 def _eval_results(evaluation: Mapping[str, Any], datasets: Sequence[str]) -> list[EvalResult]:
     settings = evaluation["settings"]
     name = settings.get("dataset", "own pairs")
@@ -273,6 +267,7 @@ _MODEL = (
     "texture stays, the cost of the model is the same for any size. Four sliders ask for a style; another seed is "
     "another expert's taste, seed 0 the middle between them."
 )
+
 _ADAPTER = (
     f"A retouching style as an adapter (LoRA) of a [DiffRetouch]({_PAPER}) model, learned from photos before and "
     "after. It changes what the model does with a photo; sliders, seeds and full resolution stay."
@@ -394,8 +389,6 @@ def _amount(total: int) -> str:
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:
-    from ..evaluation.measure import format_table  # needs the training extras
-
     settings = evaluation["settings"]
     where = f"`{settings['split']}` split of `{settings['dataset']}`" if "split" in settings else "held-out photos"
     return (
@@ -470,129 +463,8 @@ def _licence_text(licence: Mapping[str, str], subject: _Subject, base: str | Non
     )
 
 
-# ---- what the card is made from -------------------------------------------------------------------------------------
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether `folder` holds an adapter, and not a model."""
-    return (folder / ADAPTER_FILE).is_file() and not (folder / INDEX).is_file()
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """`model_index.json` of a self-contained folder, code files and all."""
-    if not (folder / INDEX).is_file():
-        raise ValueError(f"`folder` has to hold {INDEX}, got {folder} without one.")
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    name = index.get("_class_name")
-    if not isinstance(name, list) or name[1] != "DiffRetouchPipeline" or not (folder / f"{name[0]}.py").is_file():
-        raise ValueError(
-            f"`folder` has to be a DiffRetouch model with its code files, as `save_pretrained` writes, got {folder}."
-        )
-    return index
-
-
-def _read_evaluation(path: Path) -> dict[str, Any]:
-    result = json.loads(path.read_text(encoding="utf-8"))
-    needed = ("settings", "quality", "control", "crosstalk", "diversity", "coverage")
-    missing = [name for name in needed if name not in result] if isinstance(result, dict) else list(needed)
-    if missing:
-        raise ValueError(f"`evaluation` has to be a result of diffretouch.evaluation, got {path} without {missing}.")
-    return result
-
-
-def _read_training(path: Path) -> dict[str, Any]:
-    import yaml  # needs the training extras
-
-    # As recorded: `training.config.load_config` would fill what is missing with today's defaults.
-    training = yaml.safe_load(path.read_text(encoding="utf-8"))
-    needed = ("max_train_steps", "train_batch_size", "learning_rate", "beta", "contrastive", "contrastive_weight")
-    missing = [name for name in needed if name not in training] if isinstance(training, dict) else list(needed)
-    if missing:
-        raise ValueError(f"`config` has to be the config.yaml of a training run, got {path} without {missing}.")
-    return training
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"`log` has to hold one JSON object a line, got {path}: {error}.") from error
-    # A resumed run repeats the steps since its checkpoint; validation has records of its own.
-    kept = {(record["step"], "loss" in record): record for record in records}
-    return [kept[key] for key in sorted(kept)]
-
-
 def _fitted(path: Path) -> PIL.Image.Image:
     with PIL.Image.open(path) as file:
         picture = file.convert("RGB")
     picture.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH), PIL.Image.Resampling.LANCZOS)
     return picture
-
-
-_COLOURS = ("#1f4e8c", "#c1440e", "#2f7d32", "#7b4397")
-
-
-def training_curve(records: Sequence[Mapping[str, Any]]) -> PIL.Image.Image:
-    """Losses (left) and validation errors (right) over the steps, as a picture.
-
-    Args:
-        records: lines of log.jsonl, by step; each has `step` and some numbers.
-    """
-    losses = _series(records, lambda name: name in ("noise", "pixel", "contrastive"))
-    errors = _series(records, lambda name: name.startswith("delta_e_"))
-    charts = [_chart("training loss", losses), _chart("validation, Delta E 2000", errors)]
-    charts = [chart for chart, series in zip(charts, (losses, errors), strict=True) if series]
-    sheet = PIL.Image.new("RGB", (sum(chart.width for chart in charts), charts[0].height), "white")
-    for number, chart in enumerate(charts):
-        sheet.paste(chart, (number * charts[0].width, 0))
-    return sheet
-
-
-_Line = list[tuple[float, float]]
-
-
-def _series(records: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]) -> dict[str, _Line]:
-    series: dict[str, _Line] = {}
-    for record in records:
-        for name, value in record.items():
-            if wanted(name):
-                series.setdefault(name, []).append((record["step"], value))
-    return series
-
-
-def _chart(title: str, series: Mapping[str, _Line]) -> PIL.Image.Image:
-    """A line chart from zero, drawn at twice its size and reduced, which smooths the lines."""
-    scale, width, height, left, top, right, bottom = 2, 560, 340, 60, 40, 20, 40
-    picture = PIL.Image.new("RGB", (width * scale, height * scale), "white")
-    draw = PIL.ImageDraw.Draw(picture)
-    font = PIL.ImageFont.load_default(size=13 * scale)
-    points = [point for line in series.values() for point in line]
-    last_step = max((x for x, _ in points), default=1) or 1
-    # One early spike should not flatten the rest.
-    common = sorted(y for _, y in points)[int(0.98 * (len(points) - 1))] if points else 1
-    highest = 4 * _round_up(common / 4)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = left + x / last_step * (width - left - right)
-        up = height - bottom - min(y / highest, 1) * (height - top - bottom)
-        return across * scale, up * scale
-
-    for value in (highest * tick / 4 for tick in range(5)):
-        draw.line([place(0, value), place(last_step, value)], fill="#dddddd", width=scale)
-        draw.text((place(0, value)[0] - 6 * scale, place(0, value)[1]), f"{value:.3g}", "#444444", font, anchor="rm")
-    for tick in range(int(last_step / _round_up(last_step / 5)) + 1):
-        step = tick * _round_up(last_step / 5)
-        draw.text((place(step, 0)[0], place(step, 0)[1] + 8 * scale), f"{step:g}", "#444444", font, anchor="mt")
-    draw.text((left * scale, 12 * scale), title, "black", font, anchor="lt")
-    end = float((width - right) * scale)
-    for (name, line), colour in zip(reversed(list(series.items())), _COLOURS, strict=False):
-        draw.line([place(*point) for point in line], fill=colour, width=2 * scale, joint="curve")
-        draw.text((end, 12 * scale), name, colour, font, anchor="rt")
-        end -= draw.textlength(f"{name}   ", font)
-    return picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
-
-
-def _round_up(value: float) -> float:
-    """The next 1, 2, 2.5, 5 times a power of ten: what reads well on an axis."""
-    power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= value)

@@ -34,8 +34,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import validate_repo_id
 
 from ..files import folder_atomically
-from ..model.lora_diffretouch import ADAPTER_FILE, DiffRetouchLoraLoaderMixin
-from .card import INDEX, UNNAMED, hub_id, is_adapter, model_card, read_index, write_model_card
+from ..model.adapter_file_diffretouch import ADAPTER_FILE
+from ..model.folder_diffretouch import CODE_MODULES
+from ..model.lora_diffretouch import DiffRetouchLoraLoaderMixin
+from .card import model_card, write_model_card
+from .folders import INDEX, UNNAMED, hub_id, is_adapter, read_index
 
 __all__ = ["HubError", "export", "model_card", "push", "write_model_card"]
 
@@ -106,8 +109,8 @@ def _copy_files(source: Path, target: Path) -> None:
         return
     index = read_index(source)
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=leave)
-    # The first models came without the adapters' code, which the pipeline's needs now.
-    for path in {*target.rglob("*.py"), target / "lora_diffretouch.py"}:
+    # Older models came with fewer code files, of which the pipeline's needs more now.
+    for path in {*target.rglob("*.py"), *(target / f"{name}.py" for name in CODE_MODULES)}:
         installed = _PACKAGE / "model" / path.name
         if installed.is_file():
             shutil.copyfile(installed, path)

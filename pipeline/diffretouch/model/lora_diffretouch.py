@@ -7,7 +7,7 @@
 An adapter is one file, `pytorch_lora_weights.safetensors`: low-rank updates of UNet layers (LoRA, arXiv 2106.09685,
 section 4.1), the parts that were trained whole beside them, and in its metadata what it was made with and for.
 
-This file travels with every model on the Hub, so it imports nothing of the package.
+This file travels with every model on the Hub, so it imports nothing of the package but its neighbours.
 """
 
 from __future__ import annotations
@@ -17,63 +17,35 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE, LoraBaseMixin
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import USE_PEFT_BACKEND
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-ADAPTER_FILE = LORA_WEIGHT_NAME_SAFE
-"""The one file of an adapter."""
-WHOLE_PARTS = ("grid_head.", "unet.conv_in.", "unet.conv_out.")
-"""What the names of tensors that are trained whole begin with."""
+from .adapter_file_diffretouch import (
+    ADAPTER_FILE,
+    BASE_METADATA_KEY,
+    WHOLE_PARTS,
+    check_fit,
+    describes_base,
+    layer_of,
+    one_sentence,
+    parse_adapter,
+    read_adapter,
+)
+from .adapter_layers_diffretouch import AdapterLayersMixin
 
-_BASE_METADATA_KEY = "diffretouch_base"
 # Relative distance between sampled weights: bfloat16 moves them by 0.003, fine-tuning gently by less than 0.05, and
 # models that were trained apart are 1 apart.
 _BASE_TOLERANCE = 0.1
-# Settings of peft that change what the tensors mean.
-_UNSUPPORTED = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save")
 
 
-@dataclass(frozen=True)
-class _Adapter:
-    """An adapter that was read: `layers` by "<UNet layer>.lora_A.weight", `whole` by "grid_head.*" and the like."""
-
-    layers: dict[str, torch.Tensor]
-    whole: dict[str, torch.Tensor]
-    rank: int
-    alpha: float
-
-
-@dataclass
-class _Loaded:
-    """What peft does not keep of the adapters of a UNet."""
-
-    whole: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)  # adapter -> name -> tensor
-    weights: dict[str, float] = field(default_factory=dict)  # of the active adapters
-    enabled: bool = True
-    fused: dict[str, float] = field(default_factory=dict)  # adapter -> the weight it is fused at
-    replaced: dict[str, torch.Tensor] = field(default_factory=dict)  # as they were before adapters held them whole
-    unfused: dict[str, torch.Tensor] = field(default_factory=dict)  # as they were before LoRA layers were fused
-
-
-class DiffRetouchLoraLoaderMixin(LoraBaseMixin):
+class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
     """Adapters for `DiffRetouchPipeline`, with the methods that pipelines of diffusers have.
 
     Several adapters may be loaded at once. At weights w_i, a LoRA layer is W + sum_i w_i (alpha_i / r_i) B_i A_i, and
@@ -117,10 +89,10 @@ class DiffRetouchLoraLoaderMixin(LoraBaseMixin):
         self._check_not_fused()
         name = self._check_adapter_name(adapter_name, hotswap)
         tensors, metadata = self.lora_state_dict(source, **hub_options)
-        adapter = _parse(tensors, metadata.get("lora"), "source")
+        adapter = parse_adapter(tensors, metadata.get("lora"), "source")
         with self._without_offloading():
             self._check_base(metadata.get("base"))
-            _check_fit(adapter, {key: tuple(tensor.shape) for key, tensor in self._tensors().items()})
+            check_fit(adapter, {key: tuple(tensor.shape) for key, tensor in self._tensors().items()})
             if hotswap:
                 self._swap(name, adapter)
             else:
@@ -161,13 +133,13 @@ class DiffRetouchLoraLoaderMixin(LoraBaseMixin):
         if not isinstance(source, (str, os.PathLike)):
             raise TypeError(f"`source` has to be a folder, file, Hub id or dict, got {type(source).__name__}.")
         if Path(source).is_file():
-            return _read(Path(source))
+            return read_adapter(Path(source))
         if Path(source).is_dir():
             inside = Path(source, subfolder or "", weight_name)
             if not inside.is_file():
                 raise FileNotFoundError(f"`source` has to hold {weight_name}, got {inside.parent} without it.")
-            return _read(inside)
-        with _one_sentence(str(source), weight_name):
+            return read_adapter(inside)
+        with one_sentence(str(source), weight_name):
             path = hf_hub_download(
                 str(source),
                 weight_name,
@@ -178,7 +150,7 @@ class DiffRetouchLoraLoaderMixin(LoraBaseMixin):
                 force_download=force_download,
                 local_files_only=local_files_only,
             )
-        return _read(Path(path))
+        return read_adapter(Path(path))
 
     @classmethod
     def save_lora_weights(
@@ -195,8 +167,8 @@ class DiffRetouchLoraLoaderMixin(LoraBaseMixin):
         Args:
             save_directory: made if needed.
             unet_lora_layers: `peft.get_peft_model_state_dict(unet)`, of one rank.
-            whole_modules: all tensors of the parts trained whole, by `grid_head.*`, `unet.conv_in.*`,
-                `unet.conv_out.*`.
+            whole_modules: all tensors of the parts trained whole (`modules_to_save` in peft), by `grid_head.*`,
+                `unet.conv_in.*`, `unet.conv_out.*`.
             unet_lora_adapter_metadata: `unet.peft_config[name].to_dict()`; without it, alpha would be lost.
             base_metadata: `pipe.lora_base_metadata()` of the model before training, and whatever else is to be kept,
                 as JSON can hold it; without it, the adapter would load into other models.
@@ -209,16 +181,16 @@ class DiffRetouchLoraLoaderMixin(LoraBaseMixin):
         if not isinstance(unet_lora_adapter_metadata, Mapping):
             kind = type(unet_lora_adapter_metadata).__name__
             raise TypeError(f"`unet_lora_adapter_metadata` has to be a dict, got {kind}.")
-        if not _describes_base(base_metadata):
+        if not describes_base(base_metadata):
             raise ValueError(f"`base_metadata` has to be made by `lora_base_metadata()`, got {base_metadata!r:.80}.")
         tensors = {f"unet.{name}": tensor for name, tensor in unet_lora_layers.items()} | dict(whole_modules or {})
-        adapter = _parse(tensors, unet_lora_adapter_metadata, "unet_lora_layers")
-        targets = sorted({_layer(name) for name in adapter.layers})
+        adapter = parse_adapter(tensors, unet_lora_adapter_metadata, "unet_lora_layers")
+        targets = sorted({layer_of(name) for name in adapter.layers})
         lora = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": targets}
         metadata = {
             "format": "pt",
             LORA_ADAPTER_METADATA_KEY: json.dumps(lora),
-            _BASE_METADATA_KEY: json.dumps(base_metadata),
+            BASE_METADATA_KEY: json.dumps(base_metadata),
         }
         data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
         folder = Path(save_directory)
@@ -378,152 +350,6 @@ class DiffRetouchLoraLoaderMixin(LoraBaseMixin):
         """What diffusers' `fused_loras` and `num_fused_loras` tell."""
         return set(self._loaded.fused)
 
-    # ---- how it is done ---------------------------------------------------------------------------------------------
-
-    @property
-    def _bare_unet(self) -> Any:
-        """The UNet out of the wrapper of torch.compile."""
-        return getattr(self.unet, "_orig_mod", self.unet)
-
-    @property
-    def _loaded(self) -> _Loaded:
-        """Kept on the UNet, beside the adapters: pipelines that share it share them."""
-        return self._bare_unet.__dict__.setdefault("_diffretouch_adapters", _Loaded())
-
-    def _adapter_names(self) -> list[str]:
-        return list(getattr(self._bare_unet, "peft_config", None) or {})
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        """The weights themselves, as they are now, by the names they have without adapters."""
-        parts = {"unet": self._bare_unet, "grid_head": getattr(self.grid_head, "_orig_mod", self.grid_head)}
-        return {
-            f"{part}.{name.replace('.base_layer.', '.')}": tensor
-            for part, module in parts.items()
-            for name, tensor in module.state_dict().items()
-            if ".lora_" not in name
-        }
-
-    @contextmanager
-    def _without_offloading(self) -> Iterator[None]:
-        """Weights that offloading keeps elsewhere are at hand in this block."""
-        of_models, in_sequence, of_groups = self._optionally_disable_offloading(self)
-        device = getattr(self, "_offload_device", None)
-        try:
-            yield
-        finally:
-            if of_models:
-                self.enable_model_cpu_offload(device=device)
-            elif in_sequence:
-                self.enable_sequential_cpu_offload(device=device)
-            elif of_groups:
-                _maybe_remove_and_reapply_group_offloading(self._bare_unet)
-
-    def _inject(self, name: str, adapter: _Adapter) -> None:
-        targets = sorted({_layer(key) for key in adapter.layers})
-        # Copies, because peft makes these very tensors the layers' weights.
-        layers = {key: tensor.clone() for key, tensor in sorted(adapter.layers.items())}
-        with warnings.catch_warnings():
-            # peft takes a second adapter for an accident.
-            warnings.simplefilter("ignore")
-            self._bare_unet.load_lora_adapter(
-                layers,
-                prefix=None,
-                adapter_name=name,
-                metadata={"r": adapter.rank, "lora_alpha": adapter.alpha, "target_modules": targets},
-                low_cpu_mem_usage=True,
-            )
-        for layer in self._lora_layers(name).values():
-            for part in (layer.lora_A[name], layer.lora_B[name]):
-                # peft takes the type that the layer's weights are stored in, which may be too coarse to work in.
-                part.to(self._bare_unet.dtype)
-        self._fill(name, adapter)
-        # Not with `set_adapters`: it would replace the scale that `enable_lora_hotswap` made a tensor.
-        self._bare_unet.set_adapter(name)
-        self._bare_unet.enable_lora()
-        self._loaded.weights, self._loaded.enabled = {name: 1.0}, True
-
-    def _swap(self, name: str, adapter: _Adapter) -> None:
-        """Not by diffusers' own, which forgets the weight set before, and clears "style2" too as it swaps "style"."""
-        layers = self._lora_layers(name)
-        for key in sorted({_layer(key) for key in adapter.layers}):
-            if key not in layers:
-                raise ValueError(f"`source` has to tune layers that {name!r} tunes to replace it, got {key}.")
-            room = layers[key].lora_A[name].weight.shape[0]
-            if room < adapter.rank:
-                raise ValueError(
-                    f"`source` has to be of rank {room} at most to replace {name!r}, got {adapter.rank}: call "
-                    "`enable_lora_hotswap(target_rank=...)` before the first adapter is loaded."
-                )
-        settings = self._bare_unet.peft_config[name]
-        settings.r, settings.lora_alpha = adapter.rank, adapter.alpha
-        scaling = self._loaded.weights.get(name, 1.0) * adapter.alpha / adapter.rank
-        self._fill(name, adapter)
-        for layer in layers.values():
-            layer.r[name], layer.lora_alpha[name] = adapter.rank, adapter.alpha
-            if isinstance(layer.scaling[name], torch.Tensor):
-                layer.scaling[name].fill_(scaling)
-            else:
-                layer.scaling[name] = scaling
-
-    def _fill(self, name: str, adapter: _Adapter) -> None:
-        """Write an adapter's tensors into its layers; rows and columns that it lacks are 0, which changes nothing."""
-        for key, layer in self._lora_layers(name).items():
-            for part in ("lora_A", "lora_B"):
-                weight = getattr(layer, part)[name].weight.data
-                new = adapter.layers.get(f"{key}.{part}.weight", weight[:0])
-                weight.zero_()
-                weight[tuple(slice(size) for size in new.shape)] = new.to(weight)
-
-    def _lora_layers(self, adapter_name: str | None = None) -> dict[str, Any]:
-        """The UNet's layers with LoRA, or with that of one adapter, by their names."""
-        layers = {name: module for name, module in self._bare_unet.named_modules() if hasattr(module, "lora_A")}
-        return {key: layer for key, layer in layers.items() if adapter_name in (None, *layer.lora_A)}
-
-    def _activate(self, weights: dict[str, float]) -> None:
-        self._loaded.weights = weights
-        with self._without_offloading():
-            self._bare_unet.set_adapters(list(weights), list(weights.values()))
-            self._blend()
-
-    def _enable(self, enabled: bool) -> None:
-        self._check_not_fused()
-        self._loaded.enabled = enabled
-        (self._bare_unet.enable_lora if enabled else self._bare_unet.disable_lora)()
-        with self._without_offloading():
-            self._blend()
-
-    def _blend(self) -> None:
-        """Make what adapters hold whole base + sum_i w_i (tuned_i - base), over the adapters in effect."""
-        loaded = self._loaded
-        in_effect = loaded.fused or (loaded.weights if loaded.enabled else {})
-        tensors = self._tensors()
-        for name in {name for whole in loaded.whole.values() for name in whole} - loaded.replaced.keys():
-            loaded.replaced[name] = tensors[name].to("cpu", copy=True)
-        for name, base in loaded.replaced.items():
-            tuned = [(w, loaded.whole[a][name]) for a, w in in_effect.items() if name in loaded.whole.get(a, {})]
-            # In this form no adapter gives the base, and one at weight 1 the tuned part, bit for bit.
-            blend = base.float() * (1 - sum(weight for weight, _ in tuned))
-            tensors[name].copy_(sum((weight * part.float() for weight, part in tuned), blend))
-
-    def _fuse(self, weights: dict[str, float], safe: bool) -> None:
-        """Have exactly these adapters fused, at these weights."""
-        loaded, unet, tensors, layers = self._loaded, self._bare_unet, self._tensors(), self._lora_layers()
-        for layer in layers.values():
-            layer.merged_adapters.clear()
-        for name, tensor in loaded.unfused.items():
-            tensors[name].copy_(tensor)
-        loaded.unfused, loaded.fused = {}, weights
-        scales = weights or loaded.weights
-        unet.set_adapters(list(scales), list(scales.values()))
-        self._blend()
-        if weights:
-            # Disabled layers would take out of the weights what was fused into them.
-            unet.enable_lora()
-            loaded.enabled = True
-            names = [f"unet.{name}.weight" for name in layers]
-            loaded.unfused = {name: tensors[name].to("cpu", copy=True) for name in names}
-            unet.fuse_lora(safe_fusing=safe, adapter_names=list(weights))
-
     # ---- borders ----------------------------------------------------------------------------------------------------
 
     def _check_adapter_name(self, name: Any, hotswap: bool) -> str:
@@ -550,13 +376,6 @@ class DiffRetouchLoraLoaderMixin(LoraBaseMixin):
             raise ValueError(f"`adapter_names` has to be one or several of those loaded, {loaded}, got {names!r}.")
         return list(names)
 
-    def _check_not_fused(self) -> None:
-        if self._loaded.fused:
-            raise ValueError(
-                "Adapters have to be unfused first with `unfuse_lora()`, or kept for good by `unload_lora_weights()`, "
-                f"got {sorted(self._loaded.fused)} fused."
-            )
-
     def _check_unloaded(self) -> None:
         """Refuse to save, because layers with adapters do not load again, and the weights may not be the model's."""
         if self._adapter_names():
@@ -582,96 +401,6 @@ class DiffRetouchLoraLoaderMixin(LoraBaseMixin):
             )
 
 
-def _layer(name: str) -> str:
-    """ "a.to_q.lora_A.weight" -> "a.to_q"."""
-    return name.rpartition(".lora_")[0]
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        lora, base = (json.loads(header.get(key, "null")) for key in (LORA_ADAPTER_METADATA_KEY, _BASE_METADATA_KEY))
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"`source` has to be a whole safetensors file, got {path}, which is damaged or of another kind."
-        ) from error
-    if not isinstance(lora, dict):
-        raise ValueError(f"`source` has to state rank and alpha of its LoRA layers, got {path}, which does not.")
-    if base is not None and not _describes_base(base):
-        raise ValueError(f"`source` has to state what base it is for, got {path}, whose metadata is damaged.")
-    settings = {name.removeprefix("unet."): value for name, value in lora.items()}
-    _parse(tensors, settings, "source")
-    return tensors, {"lora": settings, "base": base}
-
-
-def _describes_base(base: Any) -> bool:
-    """Whether this is what `lora_base_metadata` returns, maybe with more in it."""
-    if not isinstance(base, Mapping) or not {"model", "attributes", "provenance", "weights"} <= base.keys():
-        return False
-    weights, provenance = base["weights"], base["provenance"]
-    return (
-        isinstance(base["model"], str)
-        and isinstance(base["attributes"], list)
-        and isinstance(weights, list)
-        and all(isinstance(weight, (int, float)) for weight in weights)
-        and (provenance is None or isinstance(provenance, dict))
-    )
-
-
-def _parse(tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any] | None, argument: str) -> _Adapter:
-    """Check what needs no model; `settings` is a `LoraConfig` as a dict, None = alpha is the rank."""
-    layers, whole = {}, {}
-    for name, tensor in tensors.items():
-        if name.startswith("unet.") and name.endswith((".lora_A.weight", ".lora_B.weight")):
-            layers[name.removeprefix("unet.")] = tensor
-        elif name.startswith(WHOLE_PARTS) and ".lora_" not in name and ".base_layer." not in name:
-            whole[name] = tensor
-        else:
-            parts = ", ".join(f"{part}*" for part in WHOLE_PARTS)
-            raise ValueError(f"`{argument}` has to hold LoRA layers of the UNet and {parts} only, got {name!r}.")
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise ValueError(f"`{argument}` has to hold finite floating-point tensors, got {name} that is not.")
-    ranks = sorted({tensor.shape[0] for name, tensor in layers.items() if "lora_A" in name and tensor.ndim})
-    if len(ranks) != 1:
-        raise ValueError(f"`{argument}` has to hold LoRA layers of one rank, got {ranks or 'none'}.")
-    if settings is None:
-        return _Adapter(layers, whole, ranks[0], float(ranks[0]))
-    unsupported = [name for name in _UNSUPPORTED if settings.get(name)]
-    rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if unsupported:
-        raise ValueError(f"`{argument}` has to be plain LoRA of one rank and alpha, got {', '.join(unsupported)}.")
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha) or rank != ranks[0]:
-        raise ValueError(
-            f"`{argument}` has to state its rank, {ranks[0]}, and a finite alpha, got {rank!r} and {alpha!r}."
-        )
-    return _Adapter(layers, whole, ranks[0], float(alpha))
-
-
-def _check_fit(adapter: _Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse an adapter whose tensors are not those that a base of these shapes needs, all of them and no others."""
-    expected: dict[str, tuple[int, ...]] = {}
-    for layer in {_layer(name) for name in adapter.layers}:
-        weight = shapes.get(f"unet.{layer}.weight", ())
-        if len(weight) not in (2, 4):  # linear and convolution
-            raise ValueError(
-                f"`source` has to fit the layers of this base, got LoRA for {layer}, which it does not have."
-            )
-        expected[f"{layer}.lora_A.weight"] = (adapter.rank, *weight[1:])
-        expected[f"{layer}.lora_B.weight"] = (weight[0], adapter.rank, *[1] * (len(weight) - 2))
-    parts = tuple(part for part in WHOLE_PARTS if any(name.startswith(part) for name in adapter.whole))
-    expected |= {name: shape for name, shape in shapes.items() if name.startswith(parts)}
-    got = {name: tuple(tensor.shape) for name, tensor in (adapter.layers | adapter.whole).items()}
-    wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
-    if wrong:
-        first = wrong[0]
-        raise ValueError(
-            f"`source` has to fit this base in every tensor, got {len(wrong)} that do not: {first} is "
-            f"{got.get(first, 'missing')} instead of {expected.get(first, 'absent')}."
-        )
-
-
 def _check_weights(weights: Any, count: int, name: str = "adapter_weights") -> list[float]:
     listed = list(weights) if isinstance(weights, (list, tuple)) else [weights] * count
     if len(listed) != count:
@@ -687,25 +416,3 @@ def _check_weights(weights: Any, count: int, name: str = "adapter_weights") -> l
 def _check_components(components: Any) -> None:
     if components is not None and list(components) != ["unet"]:
         raise ValueError(f"`components` has to be None or ['unet'], got {components!r}.")
-
-
-@contextmanager
-def _one_sentence(source: str, weight_name: str) -> Iterator[None]:
-    """Turn the client's errors, which are paragraphs with URLs, into one sentence on what to do."""
-    try:
-        yield
-    except HFValidationError as error:
-        raise ValueError(f"`source` has to be a folder, file, Hub id or dict, got {source!r}.") from error
-    except RepositoryNotFoundError as error:
-        raise OSError(
-            f"There is no {source} here, and the Hub shows none to this user: check the name; if it is private, log "
-            "in with `hf auth login` or pass `token`."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise OSError(
-            f"There is no {source} here or in the cache, and the Hub was not asked or not reached."
-        ) from error
-    except EntryNotFoundError as error:
-        raise OSError(f"`source` has to hold {weight_name}, got {source} on the Hub without it.") from error
-    except HfHubHTTPError as error:
-        raise OSError(f"The Hub refused {source}: {error.server_message or error.response.status_code}.") from error

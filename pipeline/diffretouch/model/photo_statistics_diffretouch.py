@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 NUM_STATISTICS = 138
+NUM_LABELS = NUM_STATISTICS + 4
+"""What a UNet that `class_labels` are for has as `projection_class_embeddings_input_dim`."""
 STATISTICS_SIZE = 64
 """Side of the antialiased square view of a photo that the statistics are of."""
 
@@ -20,6 +22,12 @@ def statistics_view(photo: torch.Tensor) -> torch.Tensor:
     if photo.shape[-2:] == size:
         return photo
     return F.interpolate(photo, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def class_labels(photos: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    """Statistics of photos (P, 3, H, W) in [-1, 1] and c (N, 4), N a multiple of P, photo-major -> (N, 142)."""
+    statistics = photo_statistics(statistics_view(photos)).to(condition)
+    return torch.cat([statistics.repeat_interleave(len(condition) // len(photos), 0), condition], dim=1)
 
 
 def photo_statistics(photo: torch.Tensor) -> torch.Tensor:

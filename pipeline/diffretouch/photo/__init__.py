@@ -21,8 +21,9 @@ What changes between a file and its `Photo`, everything else being kept bit for 
 * Camera RAW is rendered neutrally as 16-bit Display P3; its maker's note goes.
 """
 
-from .core import MAX_PIXELS, Photo, PhotoError
+from .core import MAX_PIXELS, PhotoError
 from .opening import OPENED_SUFFIXES, open_photo
+from .photo import Photo
 from .saving import SAVED_SUFFIXES, save_photo, saved_suffix
 
 __all__ = [

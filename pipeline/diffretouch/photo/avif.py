@@ -13,10 +13,8 @@ from PIL.AvifImagePlugin import AvifImageFile
 from .colour import profile_of_code_points
 from .core import (
     Decoded,
-    Photo,
     Refused,
     check_frames,
-    check_sides,
     check_size,
     eight_bit,
     full_range,
@@ -24,6 +22,7 @@ from .core import (
     with_alpha,
     without_exif_mark,
 )
+from .photo import Photo, check_sides
 
 _HEADER_BYTES = 1 << 16  # the boxes that describe the picture stand at the start, in a few hundred bytes
 

@@ -1,10 +1,9 @@
-"""What all modules of this package share: the photo itself, how one is refused, and work in bands of rows."""
+"""What all modules of this room share: what a reader finds, how a file is refused, and work in bands of rows."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -26,95 +25,6 @@ class PhotoError(ValueError):
 
 class Refused(Exception):
     """Why a file cannot be used, told by code that does not know the file's name."""
-
-
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """One photo, upright, with what its file said about it.
-
-    Attributes:
-        pixels: `(H, W, 3)` uint8 or uint16, RGB in the colour space of `icc_profile`.
-        alpha: `(H, W)` of the same dtype, not premultiplied, 0 is transparent; None when opaque.
-        icc_profile: an RGB profile; None means sRGB.
-        exif: a TIFF-structured block that starts with its byte order mark, its orientation being 1.
-        xmp: an XMP packet.
-        dpi: horizontal and vertical pixels per inch.
-        format: `"JPEG"`, `"PNG"`, `"WEBP"`, `"TIFF"`, `"HEIC"`, `"AVIF"` or `"RAW"`, told by the file's content;
-            None when not from a file.
-        grey: the file held one grey channel.
-
-    Raises:
-        TypeError: pixels or alpha that are no NumPy array of dtype uint8 or uint16.
-        ValueError: pixels or alpha of another shape, or an empty picture.
-    """
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    format: str | None = None
-    grey: bool = False
-
-    def __post_init__(self) -> None:
-        pixels, alpha = self.pixels, self.alpha
-        if not isinstance(pixels, np.ndarray) or pixels.dtype not in (np.uint8, np.uint16):
-            raise TypeError(f"`pixels` has to be a NumPy array of uint8 or uint16, got {_kind_of(pixels)}")
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
-            raise ValueError(f"`pixels` has to have the shape (height, width, 3), got {pixels.shape}")
-        if alpha is None:
-            return
-        if not isinstance(alpha, np.ndarray) or alpha.dtype != pixels.dtype:
-            raise TypeError(f"`alpha` has to be a NumPy array of {pixels.dtype}, got {_kind_of(alpha)}")
-        if alpha.shape != pixels.shape[:2]:
-            raise ValueError(f"`alpha` has to have the shape {pixels.shape[:2]}, got {alpha.shape}")
-
-    def with_pixels(self, pixels: np.ndarray) -> Photo:
-        """The same photo with other pixels of the same shape and dtype; everything else is shared, not copied.
-
-        Raises:
-            TypeError: another dtype than this photo's, or no NumPy array.
-            ValueError: another shape than this photo's.
-        """
-        if not isinstance(pixels, np.ndarray) or pixels.dtype != self.pixels.dtype:
-            raise TypeError(f"`pixels` has to be a NumPy array of {self.pixels.dtype}, got {_kind_of(pixels)}")
-        if pixels.shape != self.pixels.shape:
-            raise ValueError(f"`pixels` has to have the shape {self.pixels.shape}, got {pixels.shape}")
-        return replace(self, pixels=pixels)
-
-    def model_view(self) -> np.ndarray:
-        """The photo as the model has to see it, in sRGB: what to give a `DiffRetouchPipeline` as `image`.
-
-        Returns:
-            `pixels` itself where the photo is sRGB. Else `(h, w, 3)` uint16, clipped to sRGB's gamut and, if large,
-            reduced to 768 pixels or a little more on the short side, which is more than the model looks at.
-        """
-        from .gamut import model_view
-
-        return model_view(self)
-
-    def retouch(self, grid: Any, strength: float = 1.0) -> Photo:
-        """This photo retouched at its own size, depth and colour space.
-
-        A grid is predicted from sRGB and speaks of sRGB. A photo in another space is therefore taken to sRGB without
-        clipping, moved by what the grid changes there, and taken back, a band of rows at a time: colours that sRGB
-        cannot hold stay, and pixels that the grid leaves alone stay bit for bit.
-
-        Args:
-            grid: an `AffineGrid`.
-            strength: in [0, 2]; 0 returns the photo, 1 the retouch.
-
-        Raises:
-            TypeError, ValueError: another strength.
-        """
-        from .gamut import retouched_pixels
-
-        return self.with_pixels(retouched_pixels(self, grid, strength))
-
-
-def _kind_of(value: object) -> str:
-    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 class Decoded(NamedTuple):
@@ -142,13 +52,6 @@ def check_frames(frames: int, what: str) -> None:
     """Refuse animations and documents of several pages."""
     if frames > 1:
         raise Refused(f"it has {frames} {what}, and only single pictures can be opened")
-
-
-def check_sides(photo: Photo, longest: int, kind: str) -> None:
-    """Refuse a photo that a format cannot hold."""
-    height, width = photo.pixels.shape[:2]
-    if max(width, height) > longest:
-        raise Refused(f"it has {width} x {height} pixels, and {kind} allows at most {longest} on a side")
 
 
 def optional_module(name: str, distribution: str, kind: str) -> ModuleType:

@@ -6,7 +6,7 @@ light of the photo's levels, a matrix and sRGB's curve make of that what the gri
 the inverse matrix lead back, and a table gives the levels. The powers in both curves are polynomials of the mantissa
 and of the exponent's fraction, without branches, so that the compiler makes vector instructions of them.
 
-What numba keeps of this file holds functions of fast_apply.py and numbers of photo/gamut.py, whose changes it does not
+What numba keeps of this file holds functions of fast_apply.py and numbers of photo/space.py, whose changes it does not
 see: after editing those files, touch this one.
 """
 
@@ -36,7 +36,7 @@ from ..look.fast_apply import (
     _rows,
     _runs,
 )
-from .gamut import BRIGHTEST, DARKEST, DIMMEST, SLOT_BITS, STILL, Space
+from .space import BRIGHTEST, DARKEST, DIMMEST, SLOT_BITS, STILL, Space
 
 _HALF, _ONE = np.float32(0.5), np.float32(1)
 _UINT16_TOP = np.float32(65_535)
@@ -169,7 +169,7 @@ def _power(value, exponent, mantissas):
 
 @_compiled
 def _srgb_value(light):
-    """What `_srgb_curve` of photo/gamut.py gives, within [DARKEST, BRIGHTEST]."""
+    """What `_srgb_curve` of photo/space.py gives, within [DARKEST, BRIGHTEST]."""
     amount = abs(light)
     curved = np.float32(1.055) * _power(amount, _TO_CURVE, _MANTISSA_TO_CURVE) - np.float32(0.055)
     value = np.float32(12.92) * amount if amount <= np.float32(0.0031308) else curved
@@ -178,7 +178,7 @@ def _srgb_value(light):
 
 @_compiled
 def _srgb_light(value):
-    """What `_srgb_light` of photo/gamut.py gives."""
+    """What `_srgb_light` of photo/space.py gives."""
     amount = abs(value)
     curved = _power(amount * np.float32(1 / 1.055) + np.float32(0.055 / 1.055), _TO_LIGHT, _MANTISSA_TO_LIGHT)
     light = amount * np.float32(1 / 12.92) if amount <= np.float32(0.04045) else curved
@@ -244,7 +244,7 @@ def _shown(light):
 
 @_compiled
 def _level(light, levels):
-    """A level in [0, 1] by the table of one channel; see photo/gamut.py for its slots."""
+    """A level in [0, 1] by the table of one channel; see photo/space.py for its slots."""
     bits = np.float32(light).view(np.int32)
     slot = np.uint64(np.int32(bits >> _SLOT_BITS) - _FIRST_SLOT)
     low = levels[slot]

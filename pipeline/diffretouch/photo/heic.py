@@ -10,8 +10,6 @@ import numpy as np
 from .colour import profile_of_code_points
 from .core import (
     Decoded,
-    Photo,
-    check_sides,
     check_size,
     divided_by_alpha,
     full_range,
@@ -21,6 +19,7 @@ from .core import (
     with_alpha,
     without_exif_mark,
 )
+from .photo import Photo, check_sides
 
 _SAVED_BITS = 10  # more than that plays on few devices
 

@@ -14,17 +14,8 @@ import imagecodecs
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
-from .core import (
-    Decoded,
-    Photo,
-    Refused,
-    check_sides,
-    check_size,
-    eight_bit,
-    in_bands,
-    sane_dpi,
-    without_exif_mark,
-)
+from .core import Decoded, Refused, check_size, eight_bit, in_bands, sane_dpi, without_exif_mark
+from .photo import Photo, check_sides
 
 _EXIF_MARK, _XMP_MARK, _ICC_MARK = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _LONGEST_SEGMENT = 65_533  # its length takes two bytes and counts them

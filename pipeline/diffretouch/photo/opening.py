@@ -11,9 +11,10 @@ import numpy as np
 
 from .avif import read_avif
 from .colour import ADOBE_RGB, as_rgb
-from .core import MAX_PIXELS, Decoded, Photo, PhotoError, Refused, one_line
+from .core import MAX_PIXELS, Decoded, PhotoError, Refused, one_line
 from .heic import read_heic
 from .jpeg import read_jpeg
+from .photo import Photo
 from .png import PNG_SIGNATURE, read_png
 from .raw import RAW_SIGNATURES, RAW_SUFFIXES, is_tiff_raw, read_raw
 from .tags import is_adobe_rgb, upright_exif, upright_xmp

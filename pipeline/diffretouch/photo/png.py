@@ -11,7 +11,6 @@ import imagecodecs
 from .core import (
     MAX_METADATA,
     Decoded,
-    Photo,
     Refused,
     check_frames,
     check_size,
@@ -20,6 +19,7 @@ from .core import (
     with_alpha,
     without_exif_mark,
 )
+from .photo import Photo
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_LENGTH = 33  # signature and IHDR chunk, which is always first

@@ -11,9 +11,10 @@ from typing import BinaryIO
 
 from ..files import move_to_new_name
 from .avif import write_avif
-from .core import Photo, PhotoError, Refused, one_line
+from .core import PhotoError, Refused, one_line
 from .heic import write_heic
 from .jpeg import write_jpeg
+from .photo import Photo
 from .png import write_png
 from .raw import RAW_SUFFIXES
 from .tags import exif_without_gps, xmp_without_gps

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from .core import Decoded, Photo, Refused, check_frames, check_size, divided_by_alpha, full_range, sane_dpi, with_alpha
+from .core import Decoded, Refused, check_frames, check_size, divided_by_alpha, full_range, sane_dpi, with_alpha
+from .photo import Photo
 from .tags import (
     BYTE,
     CHILDREN,

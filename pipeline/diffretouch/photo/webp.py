@@ -10,18 +10,8 @@ from typing import Any, BinaryIO
 import imagecodecs
 from PIL import Image
 
-from .core import (
-    Decoded,
-    Photo,
-    Refused,
-    check_frames,
-    check_sides,
-    check_size,
-    eight_bit,
-    split_alpha,
-    with_alpha,
-    without_exif_mark,
-)
+from .core import Decoded, Refused, check_frames, check_size, eight_bit, split_alpha, with_alpha, without_exif_mark
+from .photo import Photo, check_sides
 
 
 def read_webp(file: BinaryIO, max_pixels: int) -> Decoded:

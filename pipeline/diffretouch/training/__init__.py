@@ -1,0 +1,1 @@
+"""Training: losses, the objective, the loop, checkpoints, watching a run."""

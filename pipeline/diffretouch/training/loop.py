@@ -40,7 +40,9 @@ from .config import TrainingConfig, save_config
 from .data import PairCache
 from .models import Adapter, starting_pipeline
 from .objective import Draw, Objective, Retoucher
-from .validation import Tracker, Validator, write_training_report
+from .run_report import write_training_report
+from .tracking import Tracker
+from .validation import Validator
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
-from .. import BUNDLED_MODEL
+from ..model import BUNDLED_MODEL
 from ..model.modeling_affine_grid import AffineGridHead
 from ..model.modeling_latent_codec import FixedLatentCodec
-from ..model.photo_statistics_diffretouch import NUM_STATISTICS
+from ..model.photo_statistics_diffretouch import NUM_LABELS
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .config import ModelConfig, TrainingConfig
 
@@ -112,7 +112,7 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
         norm_num_groups=config.norm_num_groups,
         use_linear_projection=True,
         class_embed_type="projection" if config.statistics else None,
-        projection_class_embeddings_input_dim=NUM_STATISTICS + 4 if config.statistics else None,
+        projection_class_embeddings_input_dim=NUM_LABELS if config.statistics else None,
         resnet_time_scale_shift="scale_shift" if config.statistics else "default",
     )
     grid_head = AffineGridHead(

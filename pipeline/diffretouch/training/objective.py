@@ -11,7 +11,7 @@ from torch import nn
 
 from ..attributes import attribute_scores
 from ..model.modeling_affine_grid import AffineGridHead
-from ..model.photo_statistics_diffretouch import photo_statistics, statistics_view
+from ..model.photo_statistics_diffretouch import class_labels
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from . import losses
 from .config import TrainingConfig
@@ -59,7 +59,7 @@ def predict(
     unet_input = torch.cat([noisy_latents, photo_latents], dim=1)  # (B, 7, h, w)
     labels = None
     if unet.config.class_embed_type is not None:
-        labels = torch.cat([photo_statistics(statistics_view(photo)).to(condition), condition], dim=1)  # (B, 142)
+        labels = class_labels(photo, condition)  # (B, 142)
     return unet(unet_input, timesteps, encoder_hidden_states=condition[:, None], class_labels=labels).sample
 
 

@@ -9,12 +9,7 @@ time, also of a run that was interrupted or still goes on.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-import logging
-import math
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -23,29 +18,25 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-import yaml
 from datasets import Dataset
 
 from .. import report
 from ..attributes import ATTRIBUTES, VIEW_SIZE, attribute_scores
 from ..data.dataset import decode, good_rows
-from ..evaluation.measure import evenly_spaced, predict_grids, variant_seeds
+from ..evaluation.measure import evenly_spaced
 from ..evaluation.metrics import delta_e_2000, psnr
-from ..files import write_atomically
+from ..evaluation.one_photo import predict_grids, variant_seeds
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .config import TrainingConfig
-
-logger = logging.getLogger(__name__)
+from .tracking import sheet_path
 
 # Pictures are measured and shown this small: a validation has to cost seconds, and a grid has no finer detail.
 LONG_SIDE = 192
+
 # Enough to watch a run by, at a quarter of the time of 20. A model whose own default is less gets that.
 NUM_STEPS = 5
 NUM_SEEDS = 4  # whose results are compared with each other
 NUM_SHOWN = 8  # photos whose pictures are kept, of those that are measured
-NUM_PROGRESS = 6  # steps at which the report shows how a photo came along
-
-# ---- measuring ------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +99,7 @@ class Validator:
         pairs = list(zip(self._photos, retouched, strict=True))
         (self._output_dir / "validation").mkdir(parents=True, exist_ok=True)
         sheet = {photo.name: _as_bytes(_shown(photo, pictures)) for photo, pictures in pairs[:NUM_SHOWN]}
-        report.save_sheet(_sheet_path(self._output_dir, step), sheet)
+        report.save_sheet(sheet_path(self._output_dir, step), sheet)
         return {name: round(value, 3) for name, value in {**_quality(pairs), **_control(pairs)}.items()}
 
 
@@ -176,6 +167,7 @@ def _retouch(pipe: DiffRetouchPipeline, photo: _Photo) -> _Retouched:
 
 
 _Pairs = list[tuple[_Photo, _Retouched]]
+
 _METHODS = {"input": "no change", "c0": "c = 0", "oracle": "oracle c"}  # by their names in the log
 
 
@@ -230,334 +222,3 @@ def _shown(photo: _Photo, made: _Retouched) -> dict[str, np.ndarray]:
 
 def _as_bytes(pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.round(picture * 255).astype(np.uint8) for name, picture in pictures.items()}
-
-
-# ---- TensorBoard and wandb ------------------------------------------------------------------------------------------
-
-
-class Tracker:
-    """Curves and pictures of a run for TensorBoard (`output_dir/tensorboard`) or wandb, as `config.report_to` says.
-
-    Args:
-        config: `report_to` ("tensorboard" | "wandb" | "none") and `output_dir` are used; wandb shows all of it.
-        step: optimiser steps done when the run starts or goes on; what TensorBoard was told of later steps is dropped.
-
-    Raises:
-        ValueError: if the package that `report_to` names is not installed.
-    """
-
-    def __init__(self, config: TrainingConfig, step: int):
-        self._output_dir = Path(config.output_dir)
-        try:
-            self._writer = _WRITERS[config.report_to](config, step)
-        except ImportError as error:
-            raise ValueError(
-                f"`report_to` has to name an installed package or be none, got {config.report_to}: {error}."
-            ) from error
-
-    def scalars(self, step: int, values: Mapping[str, float], group: str = "train") -> None:
-        """Add a point to each curve `group/name`."""
-        self._writer.scalars(step, {f"{group}/{name}": value for name, value in values.items() if name != "step"})
-
-    def pictures(self, step: int) -> None:
-        """Add the pictures that `Validator.run` kept at `step`."""
-        sheet = report.load_sheet(_sheet_path(self._output_dir, step))
-        columns = {
-            "experts": ("input", "c = 0", "target ", "oracle "),
-            "seeds": ("input", "c = 0", "seed "),
-            "sliders": ("c = 0", *ATTRIBUTES),
-        }
-        for group, starts in columns.items():
-            chosen = {
-                photo: {name: picture for name, picture in pictures.items() if name.startswith(starts)}
-                for photo, pictures in sheet.items()
-            }
-            caption = ", ".join(next(iter(chosen.values())))
-            self._writer.picture(step, f"validation/{group}", report.contact_sheet(chosen), caption)
-
-    def close(self) -> None:
-        """Write out what is pending."""
-        self._writer.close()
-
-
-class _Writer:
-    """Where curves and pictures go: nowhere."""
-
-    def __init__(self, config: TrainingConfig, step: int): ...
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def picture(self, step: int, name: str, picture: np.ndarray, caption: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _TensorBoard(_Writer):
-    def __init__(self, config: TrainingConfig, step: int):
-        from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
-
-        folder = Path(config.output_dir) / "tensorboard"
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def picture(self, step: int, name: str, picture: np.ndarray, caption: str) -> None:
-        self._writer.add_image(name, picture, step, dataformats="HWC")
-        self._writer.add_text(f"{name}/columns", caption, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _Wandb(_Writer):
-    def __init__(self, config: TrainingConfig, step: int):
-        import wandb
-
-        folder = Path(config.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        name = folder / "wandb-run.txt"  # a run that goes on stays one run
-        if not (step and name.is_file()):
-            write_atomically(name, secrets.token_hex(4).encode())
-        self._wandb = wandb
-        self._run = wandb.init(
-            project="diffretouch",
-            name=folder.resolve().name,
-            id=name.read_text(),
-            resume="allow",
-            dir=str(folder),
-            config=dataclasses.asdict(config),
-        )
-        # Its own counter never goes back; a run that resumes from a checkpoint does.
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log({"step": step, **values})
-
-    def picture(self, step: int, name: str, picture: np.ndarray, caption: str) -> None:
-        self._run.log({"step": step, name: self._wandb.Image(picture, caption=caption)})
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-_WRITERS: dict[str, type[_Writer]] = {"tensorboard": _TensorBoard, "wandb": _Wandb, "none": _Writer}
-
-
-def _sheet_path(output_dir: Path, step: int) -> Path:
-    return output_dir / "validation" / f"{step:06d}.jpg"
-
-
-# ---- the report -----------------------------------------------------------------------------------------------------
-
-
-def write_training_report(output_dir: str | Path) -> Path:
-    """Write `output_dir/report.html` from what the run left there: one file, readable from disk.
-
-    A half-written last line of the log is passed over, as are pictures that cannot be read; what is missing is named.
-
-    Raises:
-        FileNotFoundError: if `output_dir` has no `config.yaml` or no `log.jsonl`.
-        ValueError: if one of them is not what a run writes.
-        OSError: if the report cannot be written.
-    """
-    folder = Path(output_dir)
-    config, records = _read_config(folder / "config.yaml"), _read_log(folder / "log.jsonl")
-    training = [record for record in records if "loss" in record]
-    validation = [record for record in records if "delta_e_c0" in record]
-    step = records[-1]["step"] if records else 0
-    parts = [
-        _summary(config, training, validation, step),
-        _curves(training, validation),
-        *_pictures(folder, [record["step"] for record in validation]),
-        _history(config.get("metric_for_best_model", "delta_e_c0"), validation),
-        _configuration(config),
-    ]
-    path = folder / "report.html"
-    name = folder.resolve().name
-    report.write_report(path, f"Training report: {name}", _story(config, step), parts)
-    return path
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    # As recorded: `load_config` would fill what is missing with today's defaults.
-    config = yaml.safe_load(_text_of(path))
-    if not isinstance(config, dict) or "max_train_steps" not in config:
-        raise ValueError(f"`output_dir` has to hold the config.yaml of a run, got another {path}.")
-    return config
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    whole = [line for line in _text_of(path).splitlines(keepends=True) if line.endswith("\n")]  # a kill leaves half
-    try:
-        records = [json.loads(line) for line in whole]
-        return sorted(records, key=lambda record: record["step"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"`output_dir` has to hold the log.jsonl of a run, got another {path}.") from error
-
-
-def _text_of(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"`output_dir` has to be the folder of a training run, got {path.parent} without {path.name}."
-        )
-    return path.read_text(encoding="utf-8")
-
-
-def _story(config: Mapping[str, Any], step: int) -> str:
-    start = f"from {_portable(config['pretrained_model'])}" if config.get("pretrained_model") else "from scratch"
-    what = f"a LoRA of rank {config['lora_rank']}" if config.get("lora_rank") else "every weight"
-    planned = config["max_train_steps"]
-    state = "complete" if step >= planned else f"stopped or still running at step {step:,} of {planned:,}"
-    return f"Trained {what} {start} on {_portable(config.get('dataset'))}; {state}."
-
-
-def _portable(value: Any) -> Any:
-    """A path's end, which names it, without the rest, which is of the machine: a report is there to be passed on."""
-    return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def _summary(
-    config: Mapping[str, Any], training: list[dict[str, Any]], validation: list[dict[str, Any]], step: int
-) -> str:
-    figures = [("Steps", f"{step:,}", f"of {config['max_train_steps']:,}")]
-    if training:
-        figures.append(("Time", _duration(_seconds(training)), "training, without start"))
-    if validation:
-        last = validation[-1]
-        best = min(validation, key=lambda record: record["delta_e_c0"])
-        remark = f"no change: {last['delta_e_input']:.2f}; best {best['delta_e_c0']:.2f} at step {best['step']:,}"
-        figures.append(("Delta E 2000 at c = 0", f"{last['delta_e_c0']:.2f}", remark))
-        remark = "told what the expert's picture measures"
-        figures.append(("Delta E 2000, oracle c", f"{last['delta_e_oracle']:.2f}", remark))
-        if "diversity" in last:
-            figures.append(("Diversity", f"{last['diversity']:.2f}", f"Delta E between {NUM_SEEDS} seeds"))
-    return report.key_figures(figures)
-
-
-def _seconds(training: list[dict[str, Any]]) -> float:
-    """Of all starts together: the clock of each begins at zero."""
-    times = [record.get("seconds", 0.0) for record in training]
-    return sum(before for before, after in zip(times, [*times[1:], -1.0], strict=True) if after < before)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
-def _curves(training: list[dict[str, Any]], validation: list[dict[str, Any]]) -> str:
-    window = 1 + len(training) // 20
-    losses = {name: _moving_mean(_line(training, name), window) for name in ("loss", "noise", "pixel", "contrastive")}
-    charts = [
-        report.line_chart("Training loss", {"loss": losses.pop("loss"), "noise": losses["noise"]}, "step", "loss"),
-        report.line_chart("Pixel loss", {"pixel": losses["pixel"]}, "step", "mean squared error", from_zero=True),
-        report.line_chart("Contrastive loss", {"contrastive": losses["contrastive"]}, "step", "loss"),
-        *(
-            report.line_chart(
-                f"Validation: {title}",
-                {name: _line(validation, f"{metric}_{key}") for key, name in _METHODS.items()},
-                "step",
-                unit,
-            )
-            for metric, title, unit in (("delta_e", "Delta E 2000 to the experts", "Delta E"), ("psnr", "PSNR", "dB"))
-        ),
-        report.line_chart(
-            "Validation: control",
-            {slider: _line(validation, f"control_{slider}") for slider in ATTRIBUTES},
-            "step",
-            "-1 to +1 / experts' range",
-            from_zero=True,
-        ),
-        report.line_chart(
-            "Validation: diversity",
-            {f"between {NUM_SEEDS} seeds": _line(validation, "diversity")},
-            "step",
-            "Delta E",
-            from_zero=True,
-        ),
-    ]
-    note = (
-        "Delta E 2000: lower is better, 1 is just noticeable. PSNR: higher is better. Control: how far a slider moves "
-        "its own attribute, 1 = as far as the experts differ, below 0 = the wrong way."
-    )
-    if window > 1:
-        note += f" Losses are moving means over {window} records."
-    return report.section("Curves", report.charts(charts), note=note)
-
-
-def _line(records: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
-    return [(record["step"], record[name]) for record in records if math.isfinite(record.get(name, math.nan))]
-
-
-def _moving_mean(line: list[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    return [
-        (line[end][0], float(np.mean([y for _, y in line[max(0, end + 1 - window) : end + 1]])))
-        for end in range(len(line))
-    ]
-
-
-def _pictures(folder: Path, steps: list[int]) -> list[str]:
-    kept = [step for step in steps if _sheet_path(folder, step).is_file()]
-    sheets: dict[int, report.Sheet] = {}
-    for step in dict.fromkeys([*evenly_spaced(kept, NUM_PROGRESS - 1), *kept[-1:]]):
-        try:
-            sheets[step] = report.load_sheet(_sheet_path(folder, step))
-        except (OSError, ValueError) as error:
-            logger.warning("No pictures of step %d: %s", step, error)
-    if not sheets:
-        return [report.section("Pictures", report.paragraph("The run's folder holds no validation pictures."))]
-    last = max(sheets)
-    return [
-        report.before_and_after(f"Before, after and target, step {last:,}", sheets[last]),
-        report.sliders(sheets[last]),
-        report.seeds(sheets[last]),
-        _progress(sheets),
-    ]
-
-
-def _progress(sheets: Mapping[int, report.Sheet]) -> str:
-    parts = []
-    for photo in list(sheets[max(sheets)])[:2]:
-        shown = {step: sheet[photo] for step, sheet in sheets.items() if photo in sheet}
-        parts.append(
-            report.strip(report.photo_figure(photo, shown[step], "c = 0", f"step {step:,}") for step in shown)
-        )
-    return report.section("Over the training", *parts, note="The retouch at c = 0 as the training went on.")
-
-
-def _history(metric: str, validation: list[dict[str, Any]]) -> str:
-    if not validation:
-        return report.section("Validation", report.paragraph("The run stopped before its first validation."))
-    names = [name for name in validation[-1] if name != "step"]
-    best = min(range(len(validation)), key=lambda number: validation[number][metric])
-    rows = [
-        [f"{record['step']:,}", *(f"{record[name]:.2f}" if name in record else "-" for name in names)]
-        for record in validation
-    ]
-    titles = {"delta_e_": "Delta E, ", "psnr_": "PSNR, ", "control_": "control, ", "c0": "c = 0"}
-    header = ["step", *(functools.reduce(lambda text, part: text.replace(*part), titles.items(), n) for n in names)]
-    caption = f"Bold: the best at {_METHODS[metric.removeprefix('delta_e_')]}."
-    return report.section("Validation", report.table(caption, header, rows, strong=[best]))
-
-
-def _configuration(config: Mapping[str, Any]) -> str:
-    defaults = _flat(dataclasses.asdict(TrainingConfig()))
-    values = _flat(config)
-    changed = [number for number, (name, value) in enumerate(values.items()) if defaults.get(name) != value]
-    rows = [[name, json.dumps(_portable(value))] for name, value in values.items()]
-    return report.section(
-        "Configuration", report.table("Bold: other than the default.", ["setting", "value"], rows, strong=changed)
-    )
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-    return flat

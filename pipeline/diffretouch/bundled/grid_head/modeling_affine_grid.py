@@ -194,6 +194,19 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         """
         return apply_affine(slice_affine_grid(coefficients, self.guide(photo)), photo)
 
+    @staticmethod
+    def check_photo(name: str, photo: Any) -> None:
+        """Raise TypeError or ValueError unless an `AffineGrid` applies to `photo`; `name` is its parameter.
+
+        Here and not beside the pipeline: this file is the only code that diffusers fetches for a component.
+        """
+        check_photo(name, photo)
+
+    @staticmethod
+    def check_strength(strength: float) -> None:
+        """Raise TypeError or ValueError unless `strength` is a number in [0, 2]."""
+        check_strength(strength)
+
     def grids(self, coefficients: torch.Tensor) -> list[AffineGrid]:
         """One self-contained float32 `AffineGrid` per batch entry; later changes of the head do not reach them."""
         # Sequential offload keeps the guide's numbers away from the module until its hook fetches them.
@@ -468,6 +481,20 @@ def _check_rows(rows: tuple[int, int] | None, band: int) -> None:
     if rows is not None and not 0 <= rows[0] <= rows[1] - band:
         raise ValueError(
             f"`rows` has to be (first, height) of a picture that has room for {band} rows from first, got {rows}."
+        )
+
+
+def check_photo(name: str, photo: Any) -> None:
+    """Raise unless `photo` is one of the three kinds below."""
+    if isinstance(photo, PIL.Image.Image):
+        check_photo_pil(name, photo)
+    elif isinstance(photo, np.ndarray):
+        check_photo_array(name, photo)
+    elif isinstance(photo, torch.Tensor):
+        check_photo_tensor(name, photo)
+    else:
+        raise TypeError(
+            f"`{name}` has to be a PIL image, a numpy array or a torch tensor, got {type(photo).__name__}."
         )
 
 

@@ -1,0 +1,228 @@
+"""One photo from file to file, and the model or look that it is retouched by."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..model import BUNDLED_MODEL
+from .delivery import Delivery, first_line
+from .plan import Job, UsageError, is_local
+from .report import Record, stamp
+from .settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..photo import Photo
+
+COMPARE_SIZE = (1280, 720)  # most pixels of each picture; a side-by-side picture is for looking at, not for keeping
+_HALDCLUT_SIZE = 64  # level 8, the one that every program reads
+
+
+class Stopped(Exception):
+    """Work was broken off between two stages because the batch is being stopped."""
+
+
+class Retoucher:
+    """The model, or the look that stands in for it: photos in, affine grids out, from any number of threads.
+
+    Raises:
+        UsageError: if the model, an adapter or the look cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, show_steps: str | None = None):
+        self.settings = settings
+        self.described = settings.described()
+        self._own = threading.local()
+        self._look = None if settings.look is None else _load_look(settings.look)
+        self._pipe = None if self._look else load_pipeline(settings)
+        if self._pipe:
+            self._pipe.set_progress_bar_config(disable=show_steps is None, desc=show_steps, leave=False)
+
+    def grids(self, photo: Photo, count: int, check: Callable[[], None]) -> list[Any]:
+        """`count` styles of one photo; `check` is called between steps, and may raise to break off."""
+        if self._look:
+            return [self._look] * count
+        import torch
+
+        pipe = self._thread_pipe()
+
+        def between_steps(pipe: Any, step: int, timestep: Any, tensors: dict) -> dict:
+            check()
+            return tensors
+
+        return pipe(
+            photo.model_view(),
+            **self.settings.sliders,
+            num_variants=count,
+            **self.settings.sampling(pipe),
+            generator=[torch.Generator().manual_seed(self.settings.seed + i) for i in range(count)],
+            output_type="grid",
+            callback_on_step_end=between_steps,
+        ).grids
+
+    def _thread_pipe(self) -> Any:
+        """This thread's own pipeline: the networks are shared, the scheduler counts steps and is not."""
+        if not hasattr(self._own, "pipe"):
+            self._own.pipe = copy.copy(self._pipe)
+            self._own.pipe.scheduler = copy.deepcopy(self._own.pipe.scheduler)
+        return self._own.pipe
+
+
+def load_pipeline(settings: Settings) -> Any:
+    """The pipeline that the settings name, with its adapters.
+
+    Raises:
+        UsageError: if the model or an adapter cannot be loaded.
+    """
+    from diffusers.utils import logging as diffusers_logging
+
+    from ..model.pipeline_diffretouch import DiffRetouchPipeline
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    model = settings.model or BUNDLED_MODEL
+    try:
+        pipe = DiffRetouchPipeline.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"`model` has to be a DiffRetouch folder or Hub id, got {model}: {first_line(error)}"
+        ) from error
+    names = [f"adapter-{number}" for number in range(len(settings.lora))]
+    for name, adapter in zip(names, settings.lora, strict=True):
+        try:
+            pipe.load_lora_weights(adapter, adapter_name=name)
+        except (ImportError, OSError, ValueError) as error:
+            raise UsageError(f"`lora` has to be an adapter of {model}, got {adapter}: {first_line(error)}") from error
+    if names:
+        pipe.set_adapters(names, [settings.lora_scale] * len(names))
+    return pipe
+
+
+def _load_look(path: str) -> Any:
+    from ..model.modeling_affine_grid import AffineGrid
+
+    try:
+        return AffineGrid.load(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise UsageError(f"`look` has to be a saved retouch, got {path}: {reason}") from error
+
+
+def retouch_photo(
+    job: Job,
+    retoucher: Retoucher,
+    overwrite: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> Record:
+    """Retouch one photo from file to file; what goes wrong with it is in the record, see `Report`.
+
+    Raises:
+        Stopped: if `check` does, which is called between stages; nothing is then left behind.
+    """
+    from ..photo import PhotoError
+
+    record: Record = {
+        "source": str(job.source),
+        "outputs": {},
+        "seconds": {},
+        "settings": retoucher.described,
+        "error": None,
+    }
+    with _seconds(record, "total"):
+        try:
+            record["source_stamp"] = stamp(job.source)
+            _retouch(job, retoucher, overwrite, check, record)
+        except PhotoError as error:
+            record["error"] = str(error)
+        except OSError as error:
+            record["error"] = f"cannot retouch {job.source}: {error.strerror or first_line(error)}"
+        except Stopped:
+            raise
+        except Exception as error:  # whatever one photo does to a library must not end the batch
+            record["error"] = f"cannot retouch {job.source}: {first_line(error)}"
+    return record
+
+
+def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[], None], record: Record) -> None:
+    from .sheets import reduced, sheet
+
+    settings = retoucher.settings
+    with _seconds(record, "decode"):
+        photo = _open(job.source)
+    check()
+    with _seconds(record, "model"):
+        grids = retoucher.grids(photo, 1 + len(job.variants), check)
+    with Delivery(job, overwrite) as delivery:
+        shown = [reduced(photo.pixels, *COMPARE_SIZE)] if "compare" in job.extras else []
+        for grid, target in zip(grids, (job.retouched, *job.variants), strict=True):
+            check()
+            with _seconds(record, "apply"):
+                retouched = photo.retouch(grid, settings.strength)
+            check()
+            with _seconds(record, "encode"):
+                delivery.save(retouched, target, settings)
+            if shown:
+                shown.append(reduced(retouched.pixels, *COMPARE_SIZE))
+        if shown:
+            delivery.save(_picture_of(photo, sheet([shown], gap=8)), job.extras["compare"], settings)
+        _write_looks(job, grids[0], photo, settings, delivery, record)
+        check()
+        delivery.deliver()
+    record["outputs"] = {str(target): size for target, size in delivery.sizes.items()}
+
+
+def _picture_of(photo: Photo, pixels: np.ndarray) -> Photo:
+    from ..photo import Photo
+
+    return Photo(pixels, icc_profile=photo.icc_profile)
+
+
+def _write_looks(job: Job, grid: Any, photo: Photo, settings: Settings, delivery: Delivery, record: Record) -> None:
+    if "look" in job.extras:
+        grid.save(delivery.staged(job.extras["look"]))
+    for kind, size in (("cube", settings.lut_size), ("haldclut", _HALDCLUT_SIZE)):
+        if kind in job.extras:
+            from ..look.lut import grid_to_lut
+
+            lut = grid_to_lut(grid, photo.model_view(), size, settings.strength)
+            write = lut.save_cube if kind == "cube" else lut.save_haldclut
+            write(delivery.staged(job.extras[kind]))
+            record.setdefault("lut_delta_e", {})[kind] = {
+                "mean": round(lut.error.mean, 3),
+                "p95": round(lut.error.p95, 3),
+            }
+
+
+@contextlib.contextmanager
+def _seconds(record: Record, stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        so_far = record["seconds"].get(stage, 0.0)
+        record["seconds"][stage] = round(so_far + time.perf_counter() - started, 4)
+
+
+def _open(source: Any) -> Photo:
+    from ..photo import PhotoError, open_photo
+
+    if is_local(source):
+        return open_photo(source)
+    with tempfile.TemporaryDirectory(prefix="diffretouch-") as folder:
+        copied = Path(folder, source.name)
+        try:
+            source.fs.get_file(source.path, str(copied))
+        except Exception as error:  # every kind of store has its own
+            raise PhotoError(f"cannot open {source}: {first_line(error)}") from error
+        try:
+            return open_photo(copied)
+        except PhotoError as error:
+            raise PhotoError(str(error).replace(str(copied), str(source))) from None

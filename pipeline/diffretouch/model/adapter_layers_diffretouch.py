@@ -1,0 +1,185 @@
+"""Adapters in the layers of a UNet: put in, weighed, blended, fused and taken out again, bit for bit.
+
+This file travels with every model on the Hub, so it imports nothing of the package but its neighbours.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
+from diffusers.loaders.lora_base import LoraBaseMixin
+
+from .adapter_file_diffretouch import Adapter, layer_of
+
+
+@dataclass
+class _Loaded:
+    """What peft does not keep of the adapters of a UNet."""
+
+    whole: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)  # adapter -> name -> tensor
+    weights: dict[str, float] = field(default_factory=dict)  # of the active adapters
+    enabled: bool = True
+    fused: dict[str, float] = field(default_factory=dict)  # adapter -> the weight it is fused at
+    replaced: dict[str, torch.Tensor] = field(default_factory=dict)  # as they were before adapters held them whole
+    unfused: dict[str, torch.Tensor] = field(default_factory=dict)  # as they were before LoRA layers were fused
+
+
+class AdapterLayersMixin(LoraBaseMixin):
+    """How `DiffRetouchLoraLoaderMixin` does what it offers."""
+
+    @property
+    def _bare_unet(self) -> Any:
+        """The UNet out of the wrapper of torch.compile."""
+        return getattr(self.unet, "_orig_mod", self.unet)
+
+    @property
+    def _loaded(self) -> _Loaded:
+        """Kept on the UNet, beside the adapters: pipelines that share it share them."""
+        return self._bare_unet.__dict__.setdefault("_diffretouch_adapters", _Loaded())
+
+    def _adapter_names(self) -> list[str]:
+        return list(getattr(self._bare_unet, "peft_config", None) or {})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The weights themselves, as they are now, by the names they have without adapters."""
+        parts = {"unet": self._bare_unet, "grid_head": getattr(self.grid_head, "_orig_mod", self.grid_head)}
+        return {
+            f"{part}.{name.replace('.base_layer.', '.')}": tensor
+            for part, module in parts.items()
+            for name, tensor in module.state_dict().items()
+            if ".lora_" not in name
+        }
+
+    @contextmanager
+    def _without_offloading(self) -> Iterator[None]:
+        """Weights that offloading keeps elsewhere are at hand in this block."""
+        of_models, in_sequence, of_groups = self._optionally_disable_offloading(self)
+        device = getattr(self, "_offload_device", None)
+        try:
+            yield
+        finally:
+            if of_models:
+                self.enable_model_cpu_offload(device=device)
+            elif in_sequence:
+                self.enable_sequential_cpu_offload(device=device)
+            elif of_groups:
+                _maybe_remove_and_reapply_group_offloading(self._bare_unet)
+
+    def _inject(self, name: str, adapter: Adapter) -> None:
+        targets = sorted({layer_of(key) for key in adapter.layers})
+        # Copies, because peft makes these very tensors the layers' weights.
+        layers = {key: tensor.clone() for key, tensor in sorted(adapter.layers.items())}
+        with warnings.catch_warnings():
+            # peft takes a second adapter for an accident.
+            warnings.simplefilter("ignore")
+            self._bare_unet.load_lora_adapter(
+                layers,
+                prefix=None,
+                adapter_name=name,
+                metadata={"r": adapter.rank, "lora_alpha": adapter.alpha, "target_modules": targets},
+                low_cpu_mem_usage=True,
+            )
+        for layer in self._lora_layers(name).values():
+            for part in (layer.lora_A[name], layer.lora_B[name]):
+                # peft takes the type that the layer's weights are stored in, which may be too coarse to work in.
+                part.to(self._bare_unet.dtype)
+        self._fill(name, adapter)
+        # Not with `set_adapters`: it would replace the scale that `enable_lora_hotswap` made a tensor.
+        self._bare_unet.set_adapter(name)
+        self._bare_unet.enable_lora()
+        self._loaded.weights, self._loaded.enabled = {name: 1.0}, True
+
+    def _swap(self, name: str, adapter: Adapter) -> None:
+        """Not by diffusers' own, which forgets the weight set before, and clears "style2" too as it swaps "style"."""
+        layers = self._lora_layers(name)
+        for key in sorted({layer_of(key) for key in adapter.layers}):
+            if key not in layers:
+                raise ValueError(f"`source` has to tune layers that {name!r} tunes to replace it, got {key}.")
+            room = layers[key].lora_A[name].weight.shape[0]
+            if room < adapter.rank:
+                raise ValueError(
+                    f"`source` has to be of rank {room} at most to replace {name!r}, got {adapter.rank}: call "
+                    "`enable_lora_hotswap(target_rank=...)` before the first adapter is loaded."
+                )
+        settings = self._bare_unet.peft_config[name]
+        settings.r, settings.lora_alpha = adapter.rank, adapter.alpha
+        scaling = self._loaded.weights.get(name, 1.0) * adapter.alpha / adapter.rank
+        self._fill(name, adapter)
+        for layer in layers.values():
+            layer.r[name], layer.lora_alpha[name] = adapter.rank, adapter.alpha
+            if isinstance(layer.scaling[name], torch.Tensor):
+                layer.scaling[name].fill_(scaling)
+            else:
+                layer.scaling[name] = scaling
+
+    def _fill(self, name: str, adapter: Adapter) -> None:
+        """Write an adapter's tensors into its layers; rows and columns that it lacks are 0, which changes nothing."""
+        for key, layer in self._lora_layers(name).items():
+            for part in ("lora_A", "lora_B"):
+                weight = getattr(layer, part)[name].weight.data
+                new = adapter.layers.get(f"{key}.{part}.weight", weight[:0])
+                weight.zero_()
+                weight[tuple(slice(size) for size in new.shape)] = new.to(weight)
+
+    def _lora_layers(self, adapter_name: str | None = None) -> dict[str, Any]:
+        """The UNet's layers with LoRA, or with that of one adapter, by their names."""
+        layers = {name: module for name, module in self._bare_unet.named_modules() if hasattr(module, "lora_A")}
+        return {key: layer for key, layer in layers.items() if adapter_name in (None, *layer.lora_A)}
+
+    def _activate(self, weights: dict[str, float]) -> None:
+        self._loaded.weights = weights
+        with self._without_offloading():
+            self._bare_unet.set_adapters(list(weights), list(weights.values()))
+            self._blend()
+
+    def _enable(self, enabled: bool) -> None:
+        self._check_not_fused()
+        self._loaded.enabled = enabled
+        (self._bare_unet.enable_lora if enabled else self._bare_unet.disable_lora)()
+        with self._without_offloading():
+            self._blend()
+
+    def _blend(self) -> None:
+        """Make what adapters hold whole base + sum_i w_i (tuned_i - base), over the adapters in effect."""
+        loaded = self._loaded
+        in_effect = loaded.fused or (loaded.weights if loaded.enabled else {})
+        tensors = self._tensors()
+        for name in {name for whole in loaded.whole.values() for name in whole} - loaded.replaced.keys():
+            loaded.replaced[name] = tensors[name].to("cpu", copy=True)
+        for name, base in loaded.replaced.items():
+            tuned = [(w, loaded.whole[a][name]) for a, w in in_effect.items() if name in loaded.whole.get(a, {})]
+            # In this form no adapter gives the base, and one at weight 1 the tuned part, bit for bit.
+            blend = base.float() * (1 - sum(weight for weight, _ in tuned))
+            tensors[name].copy_(sum((weight * part.float() for weight, part in tuned), blend))
+
+    def _fuse(self, weights: dict[str, float], safe: bool) -> None:
+        """Have exactly these adapters fused, at these weights."""
+        loaded, unet, tensors, layers = self._loaded, self._bare_unet, self._tensors(), self._lora_layers()
+        for layer in layers.values():
+            layer.merged_adapters.clear()
+        for name, tensor in loaded.unfused.items():
+            tensors[name].copy_(tensor)
+        loaded.unfused, loaded.fused = {}, weights
+        scales = weights or loaded.weights
+        unet.set_adapters(list(scales), list(scales.values()))
+        self._blend()
+        if weights:
+            # Disabled layers would take out of the weights what was fused into them.
+            unet.enable_lora()
+            loaded.enabled = True
+            names = [f"unet.{name}.weight" for name in layers]
+            loaded.unfused = {name: tensors[name].to("cpu", copy=True) for name in names}
+            unet.fuse_lora(safe_fusing=safe, adapter_names=list(weights))
+
+    def _check_not_fused(self) -> None:
+        if self._loaded.fused:
+            raise ValueError(
+                "Adapters have to be unfused first with `unfuse_lora()`, or kept for good by `unload_lora_weights()`, "
+                f"got {sorted(self._loaded.fused)} fused."
+            )

@@ -1,0 +1,164 @@
+"""The other tabs, and the endpoints for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import strings
+from editor import MAX_SEED, Editor, Refused
+from page import FILES, INSTANT, MODEL, Controls, Session, by_slider, on_edit, told, work_of
+
+from diffretouch.attributes import ATTRIBUTES
+
+_MAX_VARIANTS = 8
+_PROGRESS = gr.Progress()  # Gradio shows the progress of a handler that has it as a default
+
+
+def variants_tab(editor: Editor, session: gr.State, controls: Controls, tabs: gr.Tabs) -> None:
+    gr.Markdown(strings.VARIANTS_EXPLAINED)
+    count = gr.Slider(2, _MAX_VARIANTS, 6, step=1, label=strings.VARIANTS_COUNT, elem_id="variants-count")
+    go = gr.Button(strings.VARIANTS_GO, variant="primary", elem_id="variants-go")
+    gallery = gr.Gallery(
+        label=strings.VARIANTS,
+        columns=3,
+        object_fit="contain",
+        allow_preview=False,
+        interactive=False,
+        elem_id="variants",
+    )
+    shown_seeds = gr.State([])
+
+    @told
+    def show(now: Session, number: int, *numbers: float) -> tuple[list[Any], list[int]]:
+        (upload, _), (*values, strength, seed) = work_of(now), numbers
+        seeds = [(int(seed or 0) + i) % (MAX_SEED + 1) for i in range(int(number))]
+        looks = editor.looks(now.model, upload.view, by_slider(values), seeds)
+        pictures = [str(editor.preview(upload, look, strength)[0]) for look in looks]
+        return [(path, strings.VARIANT.format(seed=s)) for path, s in zip(pictures, seeds, strict=True)], seeds
+
+    def choose(seeds: list[int], event: gr.SelectData) -> tuple[int, gr.Tabs]:
+        return seeds[event.index], gr.Tabs(selected="retouch")
+
+    go.click(show, [session, count, *controls.asked], [gallery, shown_seeds], **MODEL)
+    on_edit(editor, controls, gallery.select(choose, shown_seeds, [controls.seed, tabs], **INSTANT).then)
+
+
+def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> None:
+    gr.Markdown(strings.BATCH_EXPLAINED.format(count=editor.settings.max_batch_files))
+    files = gr.File(label=strings.BATCH_FILES, file_count="multiple", height=180, elem_id="batch-files")
+    mode = gr.Radio([strings.BATCH_OWN, strings.BATCH_LOOK], value=strings.BATCH_OWN, label=strings.BATCH_MODE)
+    go = gr.Button(strings.BATCH_GO, variant="primary", elem_id="batch-go")
+    archive = gr.File(label=strings.BATCH_ZIP, interactive=False, elem_id="batch-zip")
+    report = gr.Dataframe(headers=strings.BATCH_COLUMNS, label=strings.BATCH_REPORT, interactive=False, wrap=True)
+
+    @told
+    def run(
+        now: Session, paths: list[str] | None, how: str, remove_gps: bool, *numbers: float, progress=_PROGRESS
+    ) -> tuple[str, list[list[str]]]:
+        allowed = editor.settings.max_batch_files
+        if not paths:
+            raise Refused(strings.NO_FILES)
+        if len(paths) > allowed:
+            raise Refused(strings.TOO_MANY_FILES.format(allowed=allowed, given=len(paths)))
+        *values, strength, seed = numbers
+        look = None
+        if how == strings.BATCH_LOOK:
+            look = work_of(now)[1]
+        ask = {"model": now.model, "sliders": by_slider(values), "seed": seed}
+        rows = []
+        target = editor.new_folder() / "retouched.zip"
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as bundle:
+            for path in progress.tqdm(paths, desc=strings.PROGRESS_RETOUCH):
+                rows.append(_batch_row(editor, bundle, path, strength, remove_gps, look, ask))
+            bundle.writestr("report.json", json.dumps(rows, indent=2, ensure_ascii=False))
+        done = sum(row["error"] is None for row in rows)
+        gr.Info(strings.BATCH_DONE.format(done=done, count=len(rows)))
+        return str(target), [[row["file"], row["error"] or row["result"], f"{row['seconds']:.2f}"] for row in rows]
+
+    go.click(
+        run,
+        [session, files, mode, controls.remove_gps, *controls.asked],
+        [archive, report],
+        show_progress_on=archive,
+        concurrency_id="batch",
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+
+
+def _batch_row(
+    editor: Editor, bundle: zipfile.ZipFile, path: str, strength: float, remove_gps: bool, look: Any, ask: dict
+) -> dict[str, Any]:
+    """Retouch one photo into the archive; what it says in the report."""
+    started, name, error = time.monotonic(), None, None
+    try:
+        with editor.finished(path, strength, remove_gps, look=look, **ask) as result:
+            name = _free_name(result.name, bundle.namelist())
+            bundle.write(result, name)
+    except Refused as refusal:
+        error = str(refusal)
+    return {"file": Path(path).name, "result": name, "error": error, "seconds": round(time.monotonic() - started, 3)}
+
+
+def _free_name(name: str, taken: list[str]) -> str:
+    """`name`, with a number where the archive has one of that name already."""
+    path, number = Path(name), 2
+    while name in taken:
+        name, number = f"{path.stem}-{number}{path.suffix}", number + 1
+    return name
+
+
+def endpoints(editor: Editor) -> None:
+    """Named endpoints without a session; their parts are not on the page."""
+    default = editor.models.default
+
+    # Gradio names an endpoint's arguments after the function's.
+    @told
+    def retouch(
+        photo: str,
+        colorfulness: float,
+        brightness: float,
+        contrast: float,
+        temperature: float,
+        strength: float,
+        seed: int,
+        remove_gps: bool,
+    ) -> str:
+        sliders = by_slider((colorfulness, brightness, contrast, temperature))
+        return str(editor.finish(photo, strength, remove_gps, model=default, sliders=sliders, seed=seed))
+
+    @told
+    def look(
+        photo: str, colorfulness: float, brightness: float, contrast: float, temperature: float, seed: int
+    ) -> str:
+        sliders = by_slider((colorfulness, brightness, contrast, temperature))
+        upload = editor.open(photo, default)
+        (found,) = editor.looks(default, upload.view, sliders, [seed])
+        return str(editor.save_look(upload, found))
+
+    @told
+    def apply_look(photo: str, look: str, strength: float, remove_gps: bool) -> str:
+        return str(editor.finish(photo, strength, remove_gps, look=editor.read_look(look)))
+
+    @told
+    def measure(photo: str) -> dict[str, float]:
+        return by_slider(editor.open(photo, default).scores)
+
+    with gr.Row(visible=False):
+        photo, look_file, result = gr.File(label="photo"), gr.File(label="look"), gr.File(label="result")
+        values = [gr.Number(0, label=name) for name in ATTRIBUTES]
+        strength, seed = gr.Number(1, label="strength"), gr.Number(0, precision=0, label="seed")
+        remove_gps, scores = gr.Checkbox(False, label="remove_gps"), gr.JSON(label="scores")
+        for function, inputs, output in (
+            (retouch, [photo, *values, strength, seed, remove_gps], result),
+            (look, [photo, *values, seed], result),
+            (apply_look, [photo, look_file, strength, remove_gps], result),
+            (measure, [photo], scores),
+        ):
+            options = {**FILES, "concurrency_id": "api", "api_visibility": "public"}
+            gr.Button(visible=False).click(function, inputs, output, api_name=function.__name__, **options)
