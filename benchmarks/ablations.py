@@ -3,9 +3,10 @@
     python benchmarks/ablations.py --dataset data-synthetic -o ablations.json
     python benchmarks/ablations.py --dataset data-synthetic --arms recipe epsilon --steps 1500 -o ablations.json
 
-Every arm is the recipe bundled.yaml at an eighth of the network and few steps, with the change that its name says: same seed, pairs, timesteps and noises in the same order. So arms tell which way a choice points early in
-training, not what a finished model reaches. Each is measured on validation photos, as training runs are. Arms that
-exist in --runs are not trained again. About four minutes an arm on two CPU cores.
+Every arm is the recipe bundled.yaml at an eighth of the network and few steps, with the change that its name says:
+same seed, pairs, timesteps and noises in the same order. So arms tell which way a choice points early in training, not
+what a finished model reaches. Each is measured on validation photos, as training runs are. Arms that exist in --runs
+are not trained again. About four minutes an arm on two CPU cores.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def check_components(unet: Any, scheduler: Any, grid_head: Any) -> None:
     kind, labels = unet.config.class_embed_type, unet.config.projection_class_embeddings_input_dim
     if kind is not None and (kind, labels) != ("projection", NUM_LABELS):
         raise ValueError(
-            f"`unet` has to have no class embedding, or a projection of {NUM_LABELS} numbers (a photo's statistics and "
-            f"c), got {kind} of {labels}."
+            f"`unet` has to have no class embedding, or a projection of {NUM_LABELS} numbers (a photo's statistics "
+            f"and c), got {kind} of {labels}."
         )
 
 

@@ -430,7 +430,8 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
     def _grids(self, features: torch.Tensor, views: list[torch.Tensor], condition: torch.Tensor) -> list[Any]:
         """Affine features (N, C, h, w) of the last call -> N grids.
 
-        Black-and-white photos, by their views (3, S, S), stay so exactly, unless c (N, 1, 4) asks for warmth or colour.
+        Black-and-white photos, by their views (3, S, S), stay so exactly, unless c (N, 1, 4) asks for warmth or
+        colour.
         """
         head = self.grid_head
         # Components can differ in dtype, and in device when only some are offloaded; a head on "meta" has hooks that
