@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from diffusers import UNet2DConditionModel
 
-from diffretouch.data.builders import scene_of, synthetic_rows
 from diffretouch.data.dataset import write_parquet
 from diffretouch.data.light import to_linear
+from diffretouch.data.scenes import scene_of, synthetic_rows
 
 
 def scene(seed: int, height: int = 48, width: int = 72) -> np.ndarray:

@@ -25,11 +25,12 @@ from diffretouch.attributes import (
     conditions_quantile,
 )
 from diffretouch.data.build import Job, Rows, open_light, open_resized, open_srgb, split_of_groups, write_data_set
-from diffretouch.data.builders import build_fivek, build_pairs, build_ppr10k, build_synthetic, scene_of, synthetic_rows
+from diffretouch.data.builders import build_fivek, build_pairs, build_ppr10k, build_synthetic
 from diffretouch.data.dataset import FEATURES, SPLITS, decode, encode, read_split, scores_of, write_parquet
 from diffretouch.data.experts import EXPERTS, natural
 from diffretouch.data.light import quantise, to_linear
 from diffretouch.data.panorama import encode_light
+from diffretouch.data.scenes import scene_of, synthetic_rows
 from diffretouch.data.synthetic import camera_photo, finished
 from diffretouch.photo import PhotoError
 

@@ -12,8 +12,8 @@ import pytest
 from datasets import Dataset
 from scenes import scene, scene_light, write_data_set
 
-from diffretouch.data.builders import scene_of, synthetic_rows
 from diffretouch.data.dataset import FEATURES, SPLITS, decode, good_rows, photos_of, read_photo_table, read_split
+from diffretouch.data.scenes import scene_of, synthetic_rows
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -33,10 +33,10 @@ from scenes import published_style_unet
 import diffretouch
 from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline
 from diffretouch.commands import cli
-from diffretouch.data.builders import scene_of, synthetic_rows
 from diffretouch.data.card import dataset_card, write_dataset_card
 from diffretouch.data.dataset import decode, read_split, write_parquet
 from diffretouch.data.light import to_linear
+from diffretouch.data.scenes import scene_of, synthetic_rows
 from diffretouch.evaluation.measure import evaluate
 from diffretouch.hub.convert import revert_to_original
 from diffretouch.hub.curve import training_curve

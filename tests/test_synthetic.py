@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scenes import scene, scene_light
 
-from diffretouch.data.builders import scene_of
 from diffretouch.data.light import quantise, to_srgb
+from diffretouch.data.scenes import scene_of
 from diffretouch.data.synthetic import (
     Scene,
     camera_photo,

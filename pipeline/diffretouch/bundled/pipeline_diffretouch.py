@@ -218,8 +218,7 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         device, dtype = self._execution_device, self.unet.dtype
         batch_size = len(photos) * num_variants
 
-        # 2. Conditioning: the photo at latent size, concatenated, the sliders as one cross-attention token, and, for a
-        #    UNet that has a class embedding, the photo's statistics and the sliders there.
+        # 2. Conditioning: the photo concatenated, the sliders as a cross-attention token, statistics as class labels.
         views = [self.photo_view(photo)[0] for photo in photos]  # each (3, S, S), its own view
         photo_latents = torch.cat([self.encode_photo(view).to(device, dtype) for view in views])  # (P, 3, h, w)
         photo_latents = photo_latents.repeat_interleave(num_variants, 0)  # (N, 3, h, w)
