@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["diffretouch[train]"]
+#
+# [tool.uv.sources]  # not on PyPI yet: the checkout that this file lies in; without one, see README.md beside it
+# diffretouch = { path = "..", editable = true }
+# ///
 """Fit the grid head's global path by plain regression, after the UNet has learned to denoise.
 
 python train_lora/fit_head.py runs/bundled/final data-synthetic --min_timestep 400 -o runs/bundled-fitted
