@@ -83,6 +83,10 @@ def truncated_timesteps(num_inference_steps: int, first: int = 200, last: int = 
 
     The chain never goes below `first`: the picture comes from the features of the last UNet call, and at low noise
     they carry no more style. One step means `first` alone. (Sampling section of the paper; published code.)
+
+    Example:
+        >>> truncated_timesteps(5)
+        [999, 799, 600, 400, 200]
     """
     if num_inference_steps == 1:
         return [first]
@@ -120,6 +124,15 @@ class DiffRetouchPipeline(DiffusionPipeline, DiffRetouchLoraLoaderMixin):
     Raises:
         TypeError, ValueError: if a component other than `vae` is missing, the parts do not fit together, or a default
             is not allowed.
+
+    Example:
+        >>> from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline, open_photo
+        >>> pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL)
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> photo = open_photo("photo.jpg")
+        >>> grid = pipe(photo.model_view(), brightness=0.5, output_type="grid").grids[0]
+        >>> photo.retouch(grid, strength=0.8).pixels.shape
+        (1080, 1920, 3)
     """
 
     model_cpu_offload_seq = "unet->grid_head->vae"
