@@ -48,18 +48,19 @@ def links_of(path):
 
 
 def anchors_of(path):
-    """What may follow `#` in a link to a Markdown file: its headings, as the hubs write them."""
-    anchors, tokens = set(), list(tokens_of(path))
+    """What may follow `#` in a link to a Markdown file: its headings, as hubs write them, and those it includes."""
+    included = re.findall(r"^<!-- include (\S+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    anchors = set().union(*(anchors_of(ROOT / name) for name in included))
+    tokens = list(tokens_of(path))
     for before, token in zip(tokens, tokens[1:], strict=False):
         if before.type != "heading_open":
             continue
         shown = "".join(part.content for part in token.children if part.type in ("text", "code_inline"))
         kept = "".join(c for c in shown.lower() if c in "-_ " or unicodedata.category(c)[0] in "LNM")
         anchor, number = kept.replace(" ", "-"), 0
-        while anchor in anchors:
+        while (numbered := f"{anchor}-{number}" if number else anchor) in anchors:
             number += 1
-            anchor = f"{kept.replace(' ', '-')}-{number}"
-        anchors.add(anchor)
+        anchors.add(numbered)
     return anchors
 
 
