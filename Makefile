@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Spinning OpenMP barriers make small machines up to 50 times slower.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: retouch space train-demo test lint docs bench
+.PHONY: retouch space train-demo test lint docs bounds bench
 
 retouch: $(VENV)  ## retouch PHOTO into the folder OUT, with four expert variants and a side-by-side picture
 	$(BIN)/diffretouch retouch "$(PHOTO)" -o "$(OUT)" --variants 4 --compare --overwrite
@@ -33,6 +33,9 @@ lint: $(VENV)
 docs: $(VENV) .venv/docs  ## the documentation site; any warning, such as a broken link, is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env docs/site build/site
 	@echo "Open build/site/index.html"
+
+bounds: $(VENV)  ## installs the oldest and the newest versions that pyproject.toml allows, and tries them; takes 3 GB each
+	$(BIN)/python .ci/bounds.py
 
 bench: $(VENV)  ## time and memory of a retouch file to file, of the apply alone, and of a batch
 	mkdir -p benchmarks/results
