@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Spinning OpenMP barriers make small machines up to 50 times slower.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: retouch space train-demo test lint bench bundle-code
+.PHONY: retouch space train-demo test lint docs bounds bench bundle-code
 
 retouch: $(VENV)  ## retouch PHOTO into the folder OUT, with four expert variants and a side-by-side picture
 	$(BIN)/diffretouch retouch "$(PHOTO)" -o "$(OUT)" --variants 4 --compare --overwrite
@@ -22,13 +22,20 @@ train-demo: $(VENV)  ## one minute of training on a data set built from the exam
 	$(BIN)/python dataset_card/build_dataset.py examples runs/train-demo/data --table examples/photos.tsv --long_side 192
 	$(BIN)/python train_lora/train_full.py --recipe smoke dataset=runs/train-demo/data output_dir=runs/train-demo/model
 
-test: $(VENV) .venv/browser
+test: $(VENV) .venv/browser .venv/docs
 	$(BIN)/python -m pytest
 
 lint: $(VENV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV) .venv/docs  ## the documentation site; any warning, such as a broken link, is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env docs/site build/site
+	@echo "Open build/site/index.html"
+
+bounds: $(VENV)  ## installs the oldest and the newest versions that pyproject.toml allows, and tries them; takes 3 GB each
+	$(BIN)/python .ci/bounds.py
 
 bench: $(VENV)  ## time and memory of a retouch file to file, of the apply alone, and of a batch
 	mkdir -p benchmarks/results
@@ -46,6 +53,11 @@ bundle-code:  ## after a change in model/: its copies in the bundled model
 	@command -v chromium chromium-browser google-chrome > /dev/null \
 	|| { [ "$$(id -u)" = 0 ] && apt-get install --yes --quiet=2 --no-install-recommends chromium > .venv/browser.log 2>&1; } \
 	|| echo "Chromium is not installed: the tests that need a browser will be skipped."
+	@touch $@
+
+# Small beside the rest, and apart from it: a retouch needs none of it. The tests build the site.
+.venv/docs: $(VENV) requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
 $(VENV): requirements.txt requirements-no-deps.txt pyproject.toml

@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["diffretouch[train]"]
+#
+# [tool.uv.sources]  # not on PyPI yet: the checkout that this file lies in; without one, see README.md beside it
+# diffretouch = { path = "..", editable = true }
+# ///
 """Scale and untangle a trained model's sliders by what they do to validation photos.
 
 python train_lora/calibrate_sliders.py runs/bundled/final data-synthetic -o runs/bundled-calibrated

@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["diffretouch[train]"]
+#
+# [tool.uv.sources]  # not on PyPI yet: the checkout that this file lies in; without one, see README.md beside it
+# diffretouch = { path = "..", editable = true }
+# ///
 """Train every weight of a DiffRetouch model.
 
     python train_lora/train_full.py --recipe smoke dataset=data-synthetic

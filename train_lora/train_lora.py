@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["diffretouch[train]"]
+#
+# [tool.uv.sources]  # not on PyPI yet: the checkout that this file lies in; without one, see README.md beside it
+# diffretouch = { path = "..", editable = true }
+# ///
 """Teach a DiffRetouch model a style from before/after pairs, as an adapter of a few hundred kilobytes.
 
     python train_lora/train_lora.py --recipe my_style dataset=my-style/data

@@ -21,6 +21,10 @@ def truncated_timesteps(num_inference_steps: int, first: int = 200, last: int = 
 
     The chain never goes below `first`: the picture comes from the features of the last UNet call, and at low noise
     they carry no more style. One step means `first` alone. (Sampling section of the paper; published code.)
+
+    Example:
+        >>> truncated_timesteps(5)
+        [999, 799, 600, 400, 200]
     """
     if num_inference_steps == 1:
         return [first]

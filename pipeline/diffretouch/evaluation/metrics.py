@@ -33,6 +33,11 @@ def psnr(picture: np.ndarray, target: np.ndarray) -> float:
 
     Raises:
         ValueError: if a picture is not (H, W, 3) or the two differ in shape.
+
+    Example:
+        >>> black, grey = np.zeros((16, 16, 3), np.float32), np.full((16, 16, 3), 0.1, np.float32)
+        >>> round(psnr(grey, black), 2), psnr(grey, grey)
+        (20.0, 100.0)
     """
     _check_pair(picture, target)
     error = float(np.mean(np.square(picture.astype(np.float64) - target)))
@@ -46,6 +51,11 @@ def ssim(picture: np.ndarray, target: np.ndarray) -> float:
 
     Raises:
         ValueError: if a picture is not (H, W, 3), the two differ in shape, or a side is shorter than `SSIM_WINDOW`.
+
+    Example:
+        >>> noise = np.random.default_rng(0).random((16, 16, 3), np.float32)
+        >>> round(ssim(noise, noise), 3), ssim(noise, 1 - noise) < 0
+        (1.0, True)
     """
     _check_pair(picture, target)
     if min(picture.shape[:2]) < SSIM_WINDOW:
@@ -63,6 +73,11 @@ def delta_e_2000(picture: np.ndarray, target: np.ndarray) -> float:
 
     Raises:
         ValueError: if a picture is not (H, W, 3) or the two differ in shape.
+
+    Example:
+        >>> black, white = np.zeros((1, 1, 3), np.float32), np.ones((1, 1, 3), np.float32)
+        >>> round(delta_e_2000(black, white), 1), delta_e_2000(white, white)
+        (100.0, 0.0)
     """
     _check_pair(picture, target)
     return float(np.mean(deltaE_ciede2000(rgb2lab(picture), rgb2lab(target)), dtype=np.float64))
@@ -86,6 +101,11 @@ def texture_agreement(picture: np.ndarray, source: np.ndarray) -> float:
 
     Raises:
         ValueError: if a picture is not (H, W, 3) or the two differ in shape.
+
+    Example:
+        >>> noise = np.random.default_rng(0).random((64, 64, 3), np.float32)
+        >>> round(texture_agreement(0.5 * noise + 0.2, noise), 3), texture_agreement(0 * noise, noise)
+        (1.0, 0.0)
     """
     _check_pair(picture, source)
     made, given = _detail(picture), _detail(source)

@@ -152,6 +152,14 @@ def grid_to_lut(grid: AffineGrid, photo: np.ndarray, size: int = 33, strength: f
     Raises:
         TypeError, ValueError: on any other photo, size or strength.
         ImportError: without scikit-image, which measures the error.
+
+    Example:
+        >>> from diffretouch import AffineGrid, open_photo
+        >>> photo = open_photo("photo.jpg").pixels[::8, ::8]
+        >>> lut = grid_to_lut(AffineGrid.identity(), photo, size=17)
+        >>> lut.table.shape, lut.error.mean < 0.01
+        ((17, 17, 17, 3), True)
+        >>> lut.save_cube("same.cube")
     """
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
         raise TypeError(f"`size` has to be a whole number from 2 to {_MAX_SIZE}, got {type(size).__name__}.")
@@ -174,6 +182,12 @@ def fit_lut(colours: np.ndarray, targets: np.ndarray, size: int = 33) -> Lut:
     """The smooth table that brings `colours` nearest to `targets`, both (N, 3) float32 in [0, 1], by least squares.
 
     Stays the identity where there are no colours. `error` is over the colours it was fitted to.
+
+    Example:
+        >>> colours = np.random.default_rng(0).random((5000, 3), np.float32)
+        >>> lut = fit_lut(colours, 0.5 * colours, size=17)
+        >>> round(float(lut.apply(np.full((1, 1, 3), 0.8, np.float32)).mean()), 2)
+        0.4
     """
     table = _nodes(size).reshape(size, size, size, 3)
     table = np.clip(table + _correction(colours, targets - colours, size), 0, 1)

@@ -30,6 +30,14 @@ class FixedLatentCodec(ModelMixin, ConfigMixin):
         patch_size: pixels per latent, each way.
         shift, scale: per channel, latent = (raw - shift) / scale; the defaults are measured on retouched photos.
         scaling_factor: as in `AutoencoderKL`; 1, because `scale` already normalises.
+
+    Example:
+        >>> import torch
+        >>> from diffretouch import FixedLatentCodec
+        >>> codec = FixedLatentCodec()
+        >>> latents = codec.encode(torch.zeros(1, 3, 64, 96)).latent_dist.mode()
+        >>> latents.shape, codec.decode(latents).sample.shape
+        (torch.Size([1, 4, 8, 12]), torch.Size([1, 3, 64, 96]))
     """
 
     @register_to_config

@@ -90,6 +90,15 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
     Raises:
         TypeError, ValueError: if a component other than `vae` is missing, the parts do not fit together, or a default
             is not allowed.
+
+    Example:
+        >>> from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline, open_photo
+        >>> pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL)
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> photo = open_photo("photo.jpg")
+        >>> grid = pipe(photo.model_view(), brightness=0.5, output_type="grid").grids[0]
+        >>> photo.retouch(grid, strength=0.8).pixels.shape
+        (1080, 1920, 3)
     """
 
     model_cpu_offload_seq = "unet->grid_head->vae"
@@ -356,14 +365,10 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         return model_view(planes(photo), self.config.conditioning_size).clamp(0, 1)
 
     def class_labels(self, photos: list[Any], condition: torch.Tensor) -> torch.Tensor | None:
-        """What the UNet's class embedding is told: P photos and c (N, 1, 4), N a multiple of P -> (N, 142).
-
-        None for a UNet without a class embedding, as published.
-        """
+        """What the UNet's class embedding is told: P photos, c (N, 1, 4) -> (N, 142), N a multiple of P; None without."""
         if self.unet.config.class_embed_type is None:
             return None
-        views = torch.cat([self.photo_view(photo) for photo in photos]) * 2 - 1  # (P, 3, S, S)
-        return class_labels(views, condition[:, 0])
+        return class_labels(torch.cat([self.photo_view(photo) for photo in photos]) * 2 - 1, condition[:, 0])
 
     def encode_sliders(self, sliders: dict[str, Any], num_photos: int) -> torch.Tensor:
         """Sliders, one number or one per photo -> context tokens (P, 1, 4) in the checkpoint's order."""

@@ -40,6 +40,12 @@ def open_photo(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Ph
         PhotoError: the file is missing, no regular file, not readable, empty, cut short, damaged, of another kind,
             animated or of several pages, too large, has floating-point, signed or 32-bit samples, or needs an
             optional package that is not installed (HEIC: pillow-heif, RAW: rawpy).
+
+    Example:
+        >>> from diffretouch import open_photo
+        >>> photo = open_photo("photo.jpg")
+        >>> photo.format, photo.pixels.shape, photo.pixels.dtype
+        ('JPEG', (1080, 1920, 3), dtype('uint8'))
     """
     name = os.fspath(path)
     try:

@@ -29,6 +29,13 @@ class Photo:
     Raises:
         TypeError: pixels or alpha that are no NumPy array of dtype uint8 or uint16.
         ValueError: pixels or alpha of another shape, or an empty picture.
+
+    Example:
+        >>> import numpy as np
+        >>> from diffretouch import AffineGrid, Photo
+        >>> photo = Photo(np.full((2, 3, 3), 40000, np.uint16))
+        >>> photo.retouch(AffineGrid.identity()).pixels.dtype
+        dtype('uint16')
     """
 
     pixels: np.ndarray

@@ -76,6 +76,13 @@ def save_photo(
         PhotoError: an unknown extension, an existing file or the source, a missing or unwritable folder, a full disk,
             a photo larger than the format allows, or HEIC without the optional package pillow-heif.
         ValueError: `quality` outside 1 to 100.
+
+    Example:
+        >>> from diffretouch import open_photo, save_photo
+        >>> photo = open_photo("photo.jpg")
+        >>> save_photo(photo, "copy.png")
+        >>> bool((open_photo("copy.png").pixels == photo.pixels).all())
+        True
     """
     name = os.fspath(path)
     if not isinstance(quality, int) or not 1 <= quality <= 100:

@@ -133,6 +133,16 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         grid_depth: luminance bins of the grid.
         guide_knots: knots per channel of the guide curve.
         guide_threshold_range: initial span of the knots, see `GuideCurve`.
+
+    Example:
+        >>> import torch
+        >>> from diffretouch import AffineGridHead
+        >>> head = AffineGridHead(in_channels=4)
+        >>> coefficients = head(torch.zeros(1, 4, 64, 64))
+        >>> coefficients.shape
+        torch.Size([1, 12, 8, 16, 16])
+        >>> head.grids(coefficients)[0]
+        AffineGrid(12x8x16x16, device=cpu)
     """
 
     _supports_gradient_checkpointing = False
@@ -260,6 +270,20 @@ class AffineGrid:
 
     Raises:
         TypeError, ValueError: if the coefficients are not such a tensor, or the guide is not such a curve.
+
+    Example:
+        >>> import numpy as np
+        >>> from diffretouch import AffineGrid
+        >>> grid = AffineGrid.identity()
+        >>> grid
+        AffineGrid(12x8x16x16, device=cpu)
+        >>> grid.coefficients[3] += 0.4  # more red everywhere, on a scale of [-1, 1]
+        >>> grey = np.full((1, 1, 3), 100, np.uint8)
+        >>> grid.apply(grey).tolist(), grid.apply(grey, strength=2).tolist()
+        ([[[151, 100, 100]]], [[[202, 100, 100]]])
+        >>> grid.save("warm.safetensors")
+        >>> AffineGrid.load("warm.safetensors").apply(grey).tolist()
+        [[[151, 100, 100]]]
     """
 
     def __init__(self, coefficients: torch.Tensor, guide: GuideCurve):
