@@ -365,7 +365,7 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         return model_view(planes(photo), self.config.conditioning_size).clamp(0, 1)
 
     def class_labels(self, photos: list[Any], condition: torch.Tensor) -> torch.Tensor | None:
-        """What the UNet's class embedding is told: P photos, c (N, 1, 4) -> (N, 142), N a multiple of P; None without."""
+        """P photos, c (N, 1, 4) -> class labels (N, 142) of the UNet, N a multiple of P; None if it takes none."""
         if self.unet.config.class_embed_type is None:
             return None
         return class_labels(torch.cat([self.photo_view(photo) for photo in photos]) * 2 - 1, condition[:, 0])
