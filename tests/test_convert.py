@@ -20,6 +20,9 @@ SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
 UNET = "model.diffusion_model."
 
 
+STATISTICS = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 142}
+
+
 def make_unet(widths=(32, 64), layers=1, attention=(True, False), heads=(2, 4), **options):
     return UNet2DConditionModel(
         **{
@@ -497,7 +500,7 @@ def test_folder_is_never_overwritten_nor_left_half_done(checkpoint, tmp_path):
         ({"unet": make_unet(norm_num_groups=16)}, r"unet\.norm_num_groups = 16"),
         ({"unet": make_unet(act_fn="gelu")}, r"unet\.act_fn = gelu"),
         ({"unet": make_unet(layers=(1, 1))}, "one number of layers for all levels"),
-        ({"unet": make_unet(class_embed_type="timestep")}, "a unet with `class_embedding"),
+        ({"unet": make_unet(**STATISTICS)}, "a unet with `class_embedding"),
         ({"vae": make_vae(use_quant_conv=False)}, "of the published family"),
         ({"vae": make_vae(mid_block_add_attention=False)}, "of the published family"),
         ({"scheduler": DDPMScheduler(**SCHEDULE, prediction_type="v_prediction")}, "prediction_type = v_prediction"),

@@ -52,6 +52,10 @@ def pipeline_from_stable_diffusion(
 
     Raises:
         ValueError: if the model is of another kind (inpainting, SDXL, ...).
+
+    Example:
+        >>> from diffretouch import pipeline_from_stable_diffusion
+        >>> pipe = pipeline_from_stable_diffusion("stabilityai/stable-diffusion-2-1")  # doctest: +SKIP
     """
     check_choice("variance_type", variance_type, VARIANCE_TYPES)
     schedule = DDPMScheduler.load_config(source, subfolder="scheduler", **_hub_only(loading))

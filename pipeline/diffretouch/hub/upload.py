@@ -78,6 +78,12 @@ def export(
         FileExistsError: if `folder` holds something.
         ValueError: if `model` is no DiffRetouch model and no adapter, or a pipeline with adapters loaded.
         HubError: if it is a Hub id that cannot be fetched.
+
+    Example:
+        >>> from diffretouch import BUNDLED_MODEL, export
+        >>> folder = export(BUNDLED_MODEL, "my-model")
+        >>> (folder / "README.md").exists() and (folder / "pipeline_diffretouch.py").exists()
+        True
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -182,6 +188,10 @@ def push(
         ValueError: if `repo_id` is not a name the Hub allows, the folder is none of the four, an adapter is damaged,
             or a pipeline has adapters loaded.
         HubError: if there is no token, the token may not write there, or the connection breaks.
+
+    Example:
+        >>> from diffretouch import push
+        >>> push("my-model", "me/my-model", private=True)  # doctest: +SKIP
     """
     _check_repo_id(repo_id)
     if isinstance(source, DiffusionPipeline):
