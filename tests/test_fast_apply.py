@@ -293,8 +293,9 @@ def test_no_folder_for_a_cache_does_not_matter(tmp_path: Path) -> None:
     """Neither beside the package, a copy of which `__pycache__` is a file, nor in the home."""
     room, source = tmp_path / "diffretouch" / "look", Path(fast_apply.__file__)
     room.mkdir(parents=True)
-    for path in (source.parents[1] / "__init__.py", source.with_name("__init__.py"), source):
-        (tmp_path / path.relative_to(source.parents[2])).write_bytes(path.read_bytes())
+    (room.parent / "model").mkdir()
+    for name in ("__init__.py", "moved.py", "model/__init__.py", "look/__init__.py", "look/fast_apply.py"):
+        (room.parent / name).write_bytes((source.parents[1] / name).read_bytes())
     (room / "__pycache__").touch()
     homes = {name: str(room / "__pycache__") for name in ("HOME", "XDG_CACHE_HOME")}
     code = """
