@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .attributes import ATTRIBUTES
+from .section_tables import section_tables
 
 WORSE = 0.05  # a variant that is farther from its nearest expert than the input by more than this share is a failure
 
@@ -59,7 +60,7 @@ def tables(result: dict[str, Any]) -> dict[str, Table]:
         "control": _control_table(result),
         "crosstalk": _crosstalk_table(result),
     }
-    return found | ({"texture": _texture_table(result)} if "texture" in result else {})
+    return found | ({"texture": _texture_table(result)} if "texture" in result else {}) | section_tables(result)
 
 
 def notes(result: dict[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ def add_evaluate(commands: Any) -> None:
         metavar="NAME=MODEL",
         help="another model to measure at c = 0 in the same tables; repeatable",
     )
+    _add_folders(evaluate)
     evaluate.add_argument("--split", default="test", help="(default: %(default)s)")
     evaluate.add_argument(
         "--num_photos", type=count_between("num_photos", 1, 10**9), metavar="N", help="(default: all)"
@@ -40,6 +41,17 @@ def add_evaluate(commands: Any) -> None:
     )
     evaluate.add_argument("--seed", type=count_between("seed", 0, 2**32 - 1), default=0, help="(default: %(default)s)")
     evaluate.add_argument("--device", default="cpu", help="(default: %(default)s)")
+
+
+def _add_folders(evaluate: argparse.ArgumentParser) -> None:
+    """Arguments of `read_inputs`."""
+    evaluate.add_argument(
+        "--finished", type=Path, metavar="FOLDER", help="photos that need no retouch (default: an expert's pictures)"
+    )
+    evaluate.add_argument(
+        "--pairs", type=Path, metavar="FOLDER", help="NAME_input and NAME_expert pictures, or folders before and after"
+    )
+    evaluate.add_argument("--teacher", type=Path, metavar="FOLDER", help="package of the teacher, to measure it too")
 
 
 def _named_model(text: str) -> tuple[str, str]:
@@ -55,6 +67,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
         raise UsageError(f"`beside` has to give every model a name of its own, got {', '.join(names)}")
     try:
         from ..evaluation.report import evaluate_to_folder
+        from ..evaluation.sections import read_inputs
         from ..tables import format_table
     except ImportError as error:
         raise UsageError(f"evaluating needs the package {error.name}: pip install 'diffretouch[train]'") from error
@@ -77,6 +90,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
                 num_photos=options.num_photos,
                 beside=dict(options.beside),
                 device=options.device,
+                given=read_inputs(options.finished, options.pairs, options.teacher),
                 progress=show,
             )
         except (OSError, TypeError, ValueError) as error:

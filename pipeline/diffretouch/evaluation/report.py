@@ -22,6 +22,9 @@ from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from ..tables import describe, format_table, notes, tables
 from .baselines import Baseline, global_lut
 from .measure import TEXT, evaluate, evenly_spaced
+from .methods import TEACHER, Model, methods_of, open_split
+from .section_report import section_parts
+from .sections import NOTHING_GIVEN, Inputs, measure_sections
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ def evaluate_to_folder(
     batch_size: int = 16,
     beside: Mapping[str, str] | None = None,
     device: str = "cpu",
+    given: Inputs = NOTHING_GIVEN,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on one split of a data set; writes quality.json, quality.md and report.html into `folder`.
@@ -53,6 +57,11 @@ def evaluate_to_folder(
         folder: made if missing.
         beside: other models that are measured at c = 0, by the names to show them under; each as `model` is given.
         device: where the models run.
+        given: further pictures and a teacher to measure with (`read_inputs`).
+        progress: called as progress(done, total) after every photo; `evaluate` and each section count anew.
+
+    Returns:
+        What `evaluate` does, and the sections of `measure_sections`, which every call measures anew.
 
     Raises:
         FileNotFoundError: if there is no such data set or split.
@@ -61,20 +70,23 @@ def evaluate_to_folder(
     """
     beside = dict(beside or {})
     rows = _decoded(read_split(dataset, split))
-    baselines = _fitted_baselines(dataset)
+    fitted = _fitted_baselines(dataset)
+    pipe, others = _load(model, device), {name: _load(other, device) for name, other in beside.items()}
     result = evaluate(
-        _load(model, device),
+        pipe,
         rows,
         seed=seed,
         num_inference_steps=num_inference_steps,
         num_photos=num_photos,
         batch_size=batch_size,
         progress=progress,
-        baselines=baselines,
-        beside={name: _load(other, device) for name, other in beside.items()},
+        baselines=fitted | ({TEACHER: given.teacher} if given.teacher else {}),
+        beside=others,
         folder=folder,
     )
-    result["settings"] |= {"model": model, "dataset": Path(dataset).name, "split": split}
+    methods = methods_of(fitted, given.teacher, Model(pipe, num_inference_steps), others)
+    result |= measure_sections(methods, open_split(rows, num_photos), given, result["photos"], seed, progress)
+    result["settings"] |= {"model": model, "dataset": Path(dataset).name, "split": split, **given.names}
     result["settings"] |= {"models_beside": list(beside.values())} if beside else {}
     save_json(result, folder / "quality.json")
     write_atomically(folder / "quality.md", (format_table(result) + "\n").encode())
@@ -115,6 +127,7 @@ def write_evaluation_report(result: dict[str, Any], folder: Path) -> Path:
         _quality(result),
         _control(result),
         _texture(result, folder),
+        *section_parts(result),
         *([report.before_and_after("Before, after and target", sheet)] if sheet else []),
         *([_comparison(sheet), report.sliders(sheet), report.seeds(sheet)] if sheet else []),
         _not_measured(result),
