@@ -14,6 +14,7 @@ import numpy as np
 SAMPLES = 2000
 
 Figure = dict[str, Any]
+Values = Sequence[float] | np.ndarray  # one per photo
 
 
 def resamples(count: int, seed: int) -> np.ndarray:
@@ -24,19 +25,19 @@ def resamples(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(count, size=(SAMPLES, count))
 
 
-def mean_figure(values: Sequence[float], samples: np.ndarray) -> Figure:
+def mean_figure(values: Values, samples: np.ndarray) -> Figure:
     """The mean of one value per photo."""
     array = np.asarray(values, dtype=np.float64)
     interval = _interval(array[samples].mean(1)) if len(array) > 1 else None
     return {"mean": float(array.mean()), "interval": interval}
 
 
-def difference_figure(values: Sequence[float], others: Sequence[float], samples: np.ndarray) -> Figure:
+def difference_figure(values: Values, others: Values, samples: np.ndarray) -> Figure:
     """The mean of the paired differences, `values` less `others`."""
     return mean_figure(np.asarray(values, dtype=np.float64) - np.asarray(others), samples)
 
 
-def ratio_figure(values: Sequence[float], units: Sequence[float], samples: np.ndarray) -> Figure | None:
+def ratio_figure(values: Values, units: Values, samples: np.ndarray) -> Figure | None:
     """The mean of `values` in units of the mean of `units`; None where that is not positive."""
     above, below = np.asarray(values, dtype=np.float64), np.asarray(units, dtype=np.float64)
     if below.mean() <= 0:
