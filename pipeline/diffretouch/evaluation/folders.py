@@ -79,8 +79,8 @@ def _find_pairs(folder: Path) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     if before.is_dir() and after.is_dir():
         matched, unused = match_names(_photo_files(before, "pairs"), _photo_files(after, "pairs"))
         return {name: (before / first, after / second) for name, (first, second) in matched.items()}, unused
-    inputs, unused = _by_ending(_photo_files(folder, "pairs"), _INPUT)
-    experts, others = _by_ending(unused, _EXPERT)
+    inputs, left = _by_ending(_photo_files(folder, "pairs"), _INPUT)
+    experts, others = _by_ending(left, _EXPERT)
     names = [name for name in inputs if name in experts]
     lines = [f"{file}: it ends neither in {_INPUT} nor in {_EXPERT}, or another file has its name" for file in others]
     lines += [f"{inputs[name]}: there is no {name}{_EXPERT}" for name in inputs if name not in experts]
