@@ -7,7 +7,7 @@
 # ///
 """Scale and untangle a trained model's sliders by what they do to validation photos.
 
-python train_lora/calibrate_sliders.py runs/bundled/final data-synthetic -o runs/bundled-calibrated
+python train_lora/calibrate_sliders.py pipeline/diffretouch/bundled data-synthetic -o runs/bundled-calibrated
 
 Training leaves a slider short of the experts' range where its attribute is hard to move, and lets it drag others
 along. The UNet sees c as one cross-attention token, so attention has nothing to choose from and all that c does there

@@ -8,13 +8,15 @@
 """Turn a finished run and its evaluation into the bundled model, card included.
 
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic
-python train_lora/calibrate_sliders.py runs/bundled/final data-synthetic -o runs/bundled-calibrated
+python train_lora/make_bundle.py runs/bundled --min_timestep 300 --steps 3 --fast_timesteps 999
+python train_lora/calibrate_sliders.py pipeline/diffretouch/bundled data-synthetic --num_photos 28 \\
+    -o runs/bundled-calibrated
 python train_lora/make_bundle.py runs/bundled --pipeline runs/bundled-calibrated
 diffretouch evaluate data-synthetic -o evaluation
 python docs/make_pictures.py examples/photo.jpg --name rhino
 python train_lora/make_bundle.py runs/bundled evaluation/quality.json --pipeline runs/bundled-calibrated
 
-Bundled twice, because what is measured and shown is the bundle. It samples with first-order DPM-Solver++, which is
+Bundled three times, because what is calibrated, measured and shown is the bundle. It samples with first-order DPM-Solver++, which is
 DDIM that takes any timesteps: all of a seed's noise is in the initial latents, so `noise_offset` reaches the picture.
 """
 
