@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,9 +44,23 @@ def lint_imports(source: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def import_table() -> str:
+    """Which room imports which, from the street down."""
+    graph = grimp.build_graph("diffretouch", cache_dir=None)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    order = [room for layer in settings["contracts"][0]["layers"] for room in layer.split(" | ")]
+    below = {room: set() for room in order}
+    for module in graph.modules - {"diffretouch"}:
+        for imported in graph.find_modules_directly_imported_by(module):
+            below[module.split(".")[1]].add(imported.split(".")[1])
+    return "\n".join(
+        f"{room:12}{', '.join(other for other in order if other in below[room] - {room})}" for room in order
+    )
+
+
 def test_every_room_imports_only_what_stands_below_it_and_there_are_no_circles():
     done = lint_imports(PACKAGE.parent)
-    print(done.stdout)
+    print(f"{import_table()}\n{done.stdout}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 kept, 0 broken" in done.stdout
 

@@ -11,19 +11,24 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from ..batch.plan import UsageError
-from .convert import add_convert
-from .dataset import add_dataset
-from .evaluate import add_evaluate
-from .export import add_export
-from .init import add_init
-from .push import add_push
-from .report import add_report
-from .retouch import add_retouch
-from .sweep import add_sweep
-from .variants import add_variants
+
+# Each is the module of its name.
+COMMANDS = {
+    "retouch": "retouch photos, or folders of them, at their full resolution",
+    "sweep": "one picture of a photo under every slider at five positions",
+    "variants": "one picture of a photo in several expert styles",
+    "convert": "a checkpoint of the published layout to a model folder, or back",
+    "init": "an untrained model from Stable Diffusion 1.x or 2.x, to train",
+    "export": "write a self-contained model folder, which loads anywhere",
+    "push": "push a model, data set or Space folder to the Hub",
+    "dataset": "build a data set to train on, from your own or published photos",
+    "evaluate": "quality, control and diversity of a model, beside baselines",
+    "report": "write report.html of a training run, finished or not",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     # Spinning OpenMP barriers make small machines up to 50 times slower; has to be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    options = _parser().parse_args(arguments)
+    options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     options.is_program = arguments is None
     try:
         return options.run(options)
@@ -47,19 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> _Parser:
+def _parser(arguments: Sequence[str]) -> _Parser:
     parser = _Parser(prog="diffretouch", description="Expert-quality photo retouching, steered by four sliders.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    add_retouch(commands)
-    add_sweep(commands)
-    add_variants(commands)
-    add_convert(commands)
-    add_init(commands)
-    add_export(commands)
-    add_push(commands)
-    add_dataset(commands)
-    add_evaluate(commands)
-    add_report(commands)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name == chosen:  # the others' modules would only cost time
+            import_module(f".{name}", __package__).add_arguments(command)
     return parser
 
 

@@ -9,19 +9,18 @@ from typing import Any
 from .arguments import DTYPES, VARIANCES, one_line, torch_dtype
 
 
-def add_convert(commands: Any) -> None:
-    convert = commands.add_parser("convert", help="a checkpoint of the published layout to a model folder, or back")
-    convert.set_defaults(run=_run_convert)
-    convert.add_argument("source", metavar="CKPT", help=".ckpt or .safetensors; with --reverse a folder or Hub id")
-    convert.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a new or empty folder")
-    convert.add_argument("--reverse", action="store_true", help="a model to a checkpoint; OUT is the file")
-    convert.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_convert)
+    parser.add_argument("source", metavar="CKPT", help=".ckpt or .safetensors; with --reverse a folder or Hub id")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a new or empty folder")
+    parser.add_argument("--reverse", action="store_true", help="a model to a checkpoint; OUT is the file")
+    parser.add_argument(
         "--variance", choices=VARIANCES, help="fixed_large for PPR10K (default: as recorded, or small)"
     )
-    convert.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as stored)")
-    convert.add_argument("--variants", nargs="+", choices=("fp16", "bf16"), default=[], help="further copies")
-    convert.add_argument("--without-vae", action="store_true", help="leave out what only training needs")
-    convert.add_argument("--shard", default="1GB", metavar="SIZE", help="most bytes per file (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as stored)")
+    parser.add_argument("--variants", nargs="+", choices=("fp16", "bf16"), default=[], help="further copies")
+    parser.add_argument("--without-vae", action="store_true", help="leave out what only training needs")
+    parser.add_argument("--shard", default="1GB", metavar="SIZE", help="most bytes per file (default: %(default)s)")
 
 
 def _run_convert(options: argparse.Namespace) -> int:

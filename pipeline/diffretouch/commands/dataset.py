@@ -18,10 +18,9 @@ _MOST_SHOWN = 20  # photos that were left out; build.json has them all
 _RULES = ("quantile", "linear", "extreme")
 
 
-def add_dataset(commands: Any) -> None:
-    """Add `dataset` with its four builders to the subcommands of the `diffretouch` parser."""
-    dataset = commands.add_parser("dataset", help="build a data set to train on, from your own or published photos")
-    builders = dataset.add_subparsers(dest="builder", required=True, parser_class=type(dataset))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The four builders, each a subcommand."""
+    builders = parser.add_subparsers(dest="builder", required=True, parser_class=type(parser))
 
     pairs = builders.add_parser("pairs", help="from your own folders: photos before and after the retouch")
     pairs.set_defaults(run=run_dataset)

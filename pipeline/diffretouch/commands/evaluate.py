@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..batch.plan import UsageError
 from .arguments import count_between
 
 
-def add_evaluate(commands: Any) -> None:
-    evaluate = commands.add_parser("evaluate", help="quality, control and diversity of a model, beside baselines")
-    evaluate.set_defaults(run=_run_evaluate)
-    evaluate.add_argument("dataset", metavar="DATASET", help="folder or Hub id of a data set")
-    evaluate.add_argument("--model", default="bundled", help="folder or Hub id (default: the bundled model)")
-    evaluate.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_evaluate)
+    parser.add_argument("dataset", metavar="DATASET", help="folder or Hub id of a data set")
+    parser.add_argument("--model", default="bundled", help="folder or Hub id (default: the bundled model)")
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -23,7 +21,7 @@ def add_evaluate(commands: Any) -> None:
         metavar="DIR",
         help="for the figures and report.html; resumes there",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--beside",
         action="append",
         type=_named_model,
@@ -31,16 +29,14 @@ def add_evaluate(commands: Any) -> None:
         metavar="NAME=MODEL",
         help="another model to measure at c = 0 in the same tables; repeatable",
     )
-    _add_folders(evaluate)
-    evaluate.add_argument("--split", default="test", help="(default: %(default)s)")
-    evaluate.add_argument(
-        "--num_photos", type=count_between("num_photos", 1, 10**9), metavar="N", help="(default: all)"
-    )
-    evaluate.add_argument(
+    _add_folders(parser)
+    parser.add_argument("--split", default="test", help="(default: %(default)s)")
+    parser.add_argument("--num_photos", type=count_between("num_photos", 1, 10**9), metavar="N", help="(default: all)")
+    parser.add_argument(
         "--steps", type=count_between("steps", 1, 1000), help="sampling steps (default: the model's own)"
     )
-    evaluate.add_argument("--seed", type=count_between("seed", 0, 2**32 - 1), default=0, help="(default: %(default)s)")
-    evaluate.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=count_between("seed", 0, 2**32 - 1), default=0, help="(default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
 
 
 def _add_folders(evaluate: argparse.ArgumentParser) -> None:

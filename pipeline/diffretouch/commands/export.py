@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..model import BUNDLED_MODEL
 from .arguments import one_line
 
 
-def add_export(commands: Any) -> None:
-    export = commands.add_parser("export", help="write a self-contained model folder, which loads anywhere")
-    export.set_defaults(run=_run_export)
-    export.add_argument("--model", help="folder or Hub id (default: the bundled model)")
-    export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_export)
+    parser.add_argument("--model", help="folder or Hub id (default: the bundled model)")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
 
 
 def _run_export(options: argparse.Namespace) -> int:

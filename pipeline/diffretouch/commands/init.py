@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from .arguments import DTYPES, VARIANCES, count_between, one_line, torch_dtype
 
 
-def add_init(commands: Any) -> None:
-    init = commands.add_parser("init", help="an untrained model from Stable Diffusion 1.x or 2.x, to train")
-    init.set_defaults(run=_run_init)
-    init.add_argument("source", metavar="SD", help="folder or Hub id of a Stable Diffusion model")
-    init.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
-    init.add_argument("--variance", choices=VARIANCES, default="fixed_small", help="(default: %(default)s)")
-    init.add_argument("--dtype", choices=DTYPES, help="of the weights (default: fp32)")
-    init.add_argument("--seed", type=count_between("seed", 0, 2**32 - 1), default=0, help="of the new weights")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_init)
+    parser.add_argument("source", metavar="SD", help="folder or Hub id of a Stable Diffusion model")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    parser.add_argument("--variance", choices=VARIANCES, default="fixed_small", help="(default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: fp32)")
+    parser.add_argument("--seed", type=count_between("seed", 0, 2**32 - 1), default=0, help="of the new weights")
 
 
 def _run_init(options: argparse.Namespace) -> int:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from .arguments import one_line
 
 
-def add_push(commands: Any) -> None:
-    push = commands.add_parser("push", help="push a model, data set or Space folder to the Hub")
-    push.set_defaults(run=_run_push)
-    push.add_argument("folder", type=Path, metavar="FOLDER")
-    push.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if it does not exist")
-    push.add_argument("--private", action="store_true", help="make a new repository private")
-    push.add_argument("--message", help="of the commit")
-    push.add_argument("--pull-request", action="store_true", help="open a pull request instead of writing to main")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_push)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--message", help="of the commit")
+    parser.add_argument("--pull-request", action="store_true", help="open a pull request instead of writing to main")
 
 
 def _run_push(options: argparse.Namespace) -> int:

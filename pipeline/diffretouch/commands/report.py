@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..batch.plan import UsageError
 
 
-def add_report(commands: Any) -> None:
-    report = commands.add_parser("report", help="write report.html of a training run, finished or not")
-    report.set_defaults(run=_run_report)
-    report.add_argument("folder", type=Path, metavar="RUN", help="the run's output_dir")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_report)
+    parser.add_argument("folder", type=Path, metavar="RUN", help="the run's output_dir")
 
 
 def _run_report(options: argparse.Namespace) -> int:

@@ -17,24 +17,23 @@ from ..batch.settings import Settings
 from .arguments import MAX_VARIANTS, SLIDERS, add_model, add_sliders, count_between, start_quickly
 
 
-def add_retouch(commands: Any) -> None:
-    retouch = commands.add_parser("retouch", help="retouch photos, or folders of them, at their full resolution")
-    retouch.set_defaults(run=_run_retouch)
-    retouch.add_argument("photos", nargs="+", metavar="IN", help="photos and folders of photos")
-    retouch.add_argument("-o", "--output", required=True, metavar="OUT", help="a file or a folder")
-    add_sliders(retouch)
-    retouch.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_retouch)
+    parser.add_argument("photos", nargs="+", metavar="IN", help="photos and folders of photos")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="a file or a folder")
+    add_sliders(parser)
+    parser.add_argument(
         "--variants",
         type=count_between("variants", 0, MAX_VARIANTS),
         default=0,
         metavar="N",
         help="more expert styles",
     )
-    add_model(retouch)
-    retouch.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
-    retouch.add_argument("--remove-gps", action="store_true", help="leave the place out of what is written")
-    retouch.add_argument("--overwrite", action="store_true", help="replace files that exist, IN too if it is OUT")
-    batch = retouch.add_argument_group("batches")
+    add_model(parser)
+    parser.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
+    parser.add_argument("--remove-gps", action="store_true", help="leave the place out of what is written")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist, IN too if it is OUT")
+    batch = parser.add_argument_group("batches")
     batch.add_argument("--recursive", action="store_true", help="look into the folders of folders, and repeat them")
     batch.add_argument(
         "--name", metavar="TEMPLATE", help="of files in the folder OUT: {stem}, {suffix}, {kind}, {number:04}"
@@ -52,7 +51,7 @@ def add_retouch(commands: Any) -> None:
     batch.add_argument(
         "--ray-address", metavar="ADDRESS", help="of a Ray cluster (default: one of this machine's own)"
     )
-    looks = retouch.add_argument_group("looks", "FILE may hold the fields of --name")
+    looks = parser.add_argument_group("looks", "FILE may hold the fields of --name")
     looks.add_argument("--look", metavar="FILE", help="apply a saved retouch instead of asking the model")
     looks.add_argument("--save-look", metavar="FILE", help="save the retouch, .safetensors")
     looks.add_argument("--cube", metavar="FILE", help="write it as a LUT, the table nearest to it")

@@ -9,11 +9,10 @@ from .arguments import number_between
 from .sheet import add_sheet, write_sheet
 
 
-def add_sweep(commands: Any) -> None:
-    sweep = commands.add_parser("sweep", help="one picture of a photo under every slider at five positions")
-    sweep.set_defaults(run=_run_sweep)
-    add_sheet(sweep)
-    sweep.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_sweep)
+    add_sheet(parser)
+    parser.add_argument(
         "--strength", type=number_between("strength", 0, 2), default=1.0, help="0 = the photo, 1 = full"
     )
 

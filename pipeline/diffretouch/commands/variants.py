@@ -9,12 +9,11 @@ from .arguments import MAX_VARIANTS, SLIDERS, add_sliders, count_between
 from .sheet import add_sheet, write_sheet
 
 
-def add_variants(commands: Any) -> None:
-    variants = commands.add_parser("variants", help="one picture of a photo in several expert styles")
-    variants.set_defaults(run=_run_variants)
-    add_sheet(variants)
-    add_sliders(variants)
-    variants.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_variants)
+    add_sheet(parser)
+    add_sliders(parser)
+    parser.add_argument(
         "--count", type=count_between("count", 1, MAX_VARIANTS), default=4, metavar="N", help="of styles"
     )
 
