@@ -17,8 +17,8 @@ python docs/make_pictures.py examples/photo.jpg --name rhino
 python train_lora/make_bundle.py runs/bundled evaluation/quality.json --pipeline runs/bundled-calibrated
 
 Bundled three times, because what is calibrated, measured and shown is the bundle. It samples with first-order
-DPM-Solver++, which is DDIM that takes any timesteps: all of a seed's noise is in the initial latents, so `noise_offset`
-reaches the picture.
+DPM-Solver++, which is DDIM that takes any timesteps: all of a seed's noise is in the initial latents, so that
+`noise_offset` reaches the picture.
 """
 
 from __future__ import annotations
