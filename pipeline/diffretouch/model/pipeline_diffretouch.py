@@ -220,9 +220,8 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         steps = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         sliders = dict(zip(ATTRIBUTES, (colorfulness, brightness, contrast, temperature), strict=True))
         callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
-        noise = (generator, latents)
         self.check_inputs(
-            photos, sliders, strength, num_variants, steps, timesteps, *noise, output_type, base, *callback
+            photos, sliders, strength, num_variants, steps, timesteps, generator, latents, output_type, base, *callback
         )
         device, dtype = self._execution_device, self.unet.dtype
         batch_size = len(photos) * num_variants
