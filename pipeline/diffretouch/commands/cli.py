@@ -8,20 +8,25 @@ given; no other option, and no other photo of a batch, ever touches it.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from ..batch.plan import UsageError
+from ..extras import MissingExtra
 from .convert import add_convert
 from .dataset import add_dataset
+from .doctor import add_doctor
+from .doors import check_extras
 from .evaluate import add_evaluate
 from .export import add_export
 from .init import add_init
 from .push import add_push
 from .report import add_report
 from .retouch import add_retouch
+from .space import add_space
 from .sweep import add_sweep
 from .variants import add_variants
 
@@ -38,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.is_program = arguments is None
     try:
+        check_extras(options)
         return options.run(options)
-    except UsageError as error:
+    except (MissingExtra, UsageError) as error:
         print(f"diffretouch: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -49,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="diffretouch", description="Expert-quality photo retouching, steered by four sliders.")
+    version = importlib.import_module("diffretouch").__version__  # by name: no room imports the house
+    parser.add_argument("--version", action="version", version=f"diffretouch {version}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     add_retouch(commands)
     add_sweep(commands)
@@ -60,6 +68,8 @@ def _parser() -> _Parser:
     add_dataset(commands)
     add_evaluate(commands)
     add_report(commands)
+    add_space(commands)
+    add_doctor(commands)
     return parser
 
 
