@@ -105,7 +105,7 @@ def _compare() -> gr.ImageSlider:
 
 
 def _slider(name: str, label: str, info: str, low: float, high: float, start: float) -> gr.Slider:
-    shown = {"label": label, "info": info, "elem_id": name, "elem_classes": "retouch-slider"}
+    shown: dict[str, Any] = {"label": label, "info": info, "elem_id": name, "elem_classes": "retouch-slider"}
     return quiet(gr.Slider(low, high, start, step=0.01, **shown))
 
 

@@ -15,8 +15,10 @@ from typing import Any
 from ..extras import MODULES, missing
 from ..model import BUNDLED_MODEL
 
-_NEEDED = ("torch", "diffusers", "accelerate", "safetensors", "huggingface_hub", "numpy", "PIL", "tifffile")
-_NEEDED += ("imagecodecs", "tqdm")
+_NEEDED = (
+    *("torch", "diffusers", "accelerate", "safetensors", "huggingface_hub", "numpy", "PIL", "tifffile", "imagecodecs"),
+    "tqdm",
+)
 _DISTRIBUTIONS = {"PIL": "pillow"}
 
 
