@@ -18,11 +18,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr  # noqa: E402
 import strings  # noqa: E402
 from editor import Editor  # noqa: E402
+from endpoints import endpoints  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from page import EXAMPLES, HERE, INSTANT, Session  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
 from tab_retouch import retouch_tab  # noqa: E402
-from tabs import batch_tab, endpoints, variants_tab  # noqa: E402
+from tabs import batch_tab, variants_tab  # noqa: E402
 
 
 def build(settings: Settings) -> gr.Blocks:

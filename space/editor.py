@@ -221,7 +221,7 @@ class Editor:
         Raises:
             Refused: if the model cannot be loaded or a number is out of its range.
         """
-        bad = [seed for seed in seeds if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED]
+        bad = [seed for seed in seeds if type(seed) is not int or not 0 <= seed <= MAX_SEED]
         if bad:
             raise Refused(strings.BAD_SEED.format(most=MAX_SEED, seed=bad[0]))
         pipe = self.models.get(model)

@@ -68,6 +68,21 @@ def told(function: Callable) -> Callable:
     return wrapped
 
 
+def quiet(part: Any) -> Any:
+    """A slider or number field whose value out of range is the visitor's mistake, and no traceback in the log."""
+    taken = part.preprocess
+
+    def preprocess(value: Any) -> Any:
+        try:
+            return taken(value)
+        except (gr.Error, TypeError) as error:
+            text = strings.BAD_NUMBER.format(name=part.label, low=part.minimum, high=part.maximum, value=value)
+            raise gr.Error(html.escape(text), print_exception=False) from error
+
+    part.preprocess = preprocess
+    return part
+
+
 # Handlers that do no work on a photo answer at once, whatever is waiting.
 INSTANT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 FILES: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 2, "api_visibility": "private"}

@@ -87,7 +87,22 @@ NO_FILES = "There are no photos yet: drop some into the list first."
 EXPIRED = "This photo was deleted after {minutes:g} minutes without use: please upload it again."
 TOO_MANY_FILES = "A batch takes up to {allowed} files, got {given}."
 BAD_SEED = "`seed` has to be an integer in [0, {most}], got {seed}."
+BAD_NUMBER = "`{name}` has to be a number in [{low:g}, {high:g}], got {value}."
+BAD_SWITCH = "`{name}` has to be true or false, got {value}."
+NO_FILE = "`{name}` has to be a file, got none."
 NO_FOLDERS = "A model has to be named by its Hub id here (OWNER/NAME), got {model}."
+
+ARGUMENTS = {
+    "photo": "JPEG, PNG, WebP, TIFF, AVIF, HEIC or camera RAW file",
+    "look": "a look file, as /look returns it (.safetensors)",
+    "colorfulness": "muted (-1) to vivid (1), in [-1.5, 1.5]; 0 asks for nothing in particular",
+    "brightness": "dark (-1) to bright (1), in [-1.5, 1.5]; 0 asks for nothing in particular",
+    "contrast": "soft (-1) to crisp (1), in [-1.5, 1.5]; 0 asks for nothing in particular",
+    "temperature": "cool (-1) to warm (1), in [-1.5, 1.5]; 0 asks for nothing in particular",
+    "strength": "of the retouch, in [0, 2]: 0 is the photo itself, 1 the full retouch",
+    "seed": "of the style, an integer in [0, 4294967295]; 0 is the middle of the styles",
+    "remove_gps": "true leaves out of the file where the photo was taken",
+}
 
 ABOUT = """
 ### How it works

@@ -23,6 +23,7 @@ from page import (
     bars,
     by_slider,
     on_edit,
+    quiet,
     retouched,
     told,
     work_of,
@@ -43,7 +44,7 @@ def retouch_tab(editor: Editor, session: gr.State) -> Controls:
             preset = gr.Dropdown([*PRESETS, strings.CUSTOM_PRESET], label=strings.PRESET, elem_id="preset")
             sliders = [_slider(name, *words, -1, 1, 0) for name, words in strings.SLIDERS.items()]
             strength = _slider("strength", *strings.STRENGTH, 0, 2, 1)
-            seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label=strings.SEED, elem_id="seed")
+            seed = quiet(gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label=strings.SEED, elem_id="seed"))
             lock = gr.Checkbox(False, label=strings.LOCK, elem_id="lock")
             with gr.Row():
                 dice = gr.Button(strings.DICE, elem_id="dice", min_width=120)
@@ -104,7 +105,8 @@ def _compare() -> gr.ImageSlider:
 
 
 def _slider(name: str, label: str, info: str, low: float, high: float, start: float) -> gr.Slider:
-    return gr.Slider(low, high, start, step=0.01, label=label, info=info, elem_id=name, elem_classes="retouch-slider")
+    shown: dict[str, Any] = {"label": label, "info": info, "elem_id": name, "elem_classes": "retouch-slider"}
+    return quiet(gr.Slider(low, high, start, step=0.01, **shown))
 
 
 def _preset(name: str, *values: float) -> list[float]:

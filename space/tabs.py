@@ -1,4 +1,4 @@
-"""The other tabs, and the endpoints for programs."""
+"""The other tabs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Any
 import gradio as gr
 import strings
 from editor import MAX_SEED, Editor, Refused
-from page import FILES, INSTANT, MODEL, Controls, Session, by_slider, on_edit, told, work_of
-
-from diffretouch.attributes import ATTRIBUTES
+from page import INSTANT, MODEL, Controls, Session, by_slider, on_edit, told, work_of
 
 _MAX_VARIANTS = 8
 _PROGRESS = gr.Progress()  # Gradio shows the progress of a handler that has it as a default
@@ -111,54 +109,3 @@ def _free_name(name: str, taken: list[str]) -> str:
     while name in taken:
         name, number = f"{path.stem}-{number}{path.suffix}", number + 1
     return name
-
-
-def endpoints(editor: Editor) -> None:
-    """Named endpoints without a session; their parts are not on the page."""
-    default = editor.models.default
-
-    # Gradio names an endpoint's arguments after the function's.
-    @told
-    def retouch(
-        photo: str,
-        colorfulness: float,
-        brightness: float,
-        contrast: float,
-        temperature: float,
-        strength: float,
-        seed: int,
-        remove_gps: bool,
-    ) -> str:
-        sliders = by_slider((colorfulness, brightness, contrast, temperature))
-        return str(editor.finish(photo, strength, remove_gps, model=default, sliders=sliders, seed=seed))
-
-    @told
-    def look(
-        photo: str, colorfulness: float, brightness: float, contrast: float, temperature: float, seed: int
-    ) -> str:
-        sliders = by_slider((colorfulness, brightness, contrast, temperature))
-        upload = editor.open(photo, default)
-        (found,) = editor.looks(default, upload.view, sliders, [seed])
-        return str(editor.save_look(upload, found))
-
-    @told
-    def apply_look(photo: str, look: str, strength: float, remove_gps: bool) -> str:
-        return str(editor.finish(photo, strength, remove_gps, look=editor.read_look(look)))
-
-    @told
-    def measure(photo: str) -> dict[str, float]:
-        return by_slider(editor.open(photo, default).scores)
-
-    with gr.Row(visible=False):
-        photo, look_file, result = gr.File(label="photo"), gr.File(label="look"), gr.File(label="result")
-        values = [gr.Number(0, label=name) for name in ATTRIBUTES]
-        strength, seed = gr.Number(1, label="strength"), gr.Number(0, precision=0, label="seed")
-        remove_gps, scores = gr.Checkbox(False, label="remove_gps"), gr.JSON(label="scores")
-        for function, inputs, output in (
-            (retouch, [photo, *values, strength, seed, remove_gps], result),
-            (look, [photo, *values, seed], result),
-            (apply_look, [photo, look_file, strength, remove_gps], result),
-            (measure, [photo], scores),
-        ):
-            options = {**FILES, "concurrency_id": "api", "api_visibility": "public"}
-            gr.Button(visible=False).click(function, inputs, output, api_name=function.__name__, **options)

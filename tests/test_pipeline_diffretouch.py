@@ -20,7 +20,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 
 from diffretouch import ATTRIBUTES, AffineGridHead, DiffRetouchPipeline
-from diffretouch.model.pipeline_diffretouch import truncated_timesteps
+from diffretouch.model.sampling_diffretouch import are_middle, one_generator_each, truncated_timesteps
 
 SCHEDULERS = {
     "ddpm": ("DDPMScheduler", {}),
@@ -154,13 +154,48 @@ def test_a_given_generator_is_the_only_source_of_noise(tiny_pipeline, scheduler)
     np.testing.assert_array_equal(first, again)
 
 
-def test_without_generator_torch_manual_seed_decides(pipe):
-    runs = []
-    for seed in (3, 3, 4):
-        torch.manual_seed(seed)
-        runs.append(pipe(PHOTO, output_type="np").images)
-    np.testing.assert_array_equal(runs[0], runs[1])
-    assert np.abs(runs[0] - runs[2]).max() > 1e-3
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_no_generator_is_seed_0_whatever_torch_manual_seed_says(tiny_pipeline, scheduler):
+    pipe = swap_scheduler(tiny_pipeline(noise_offset=0.5), scheduler)
+    settings = {"output_type": "np", "num_inference_steps": 3}
+    expected = pipe(PHOTO, generator=seeded(0), **settings).images
+    before = torch.get_rng_state()
+    torch.manual_seed(99)
+    np.testing.assert_array_equal(pipe(PHOTO, **settings).images, expected)
+    torch.set_rng_state(before)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("seed", [None, 0, 5])
+def test_one_seed_is_the_style_of_every_photo_and_its_first_variant_the_call_without(tiny_pipeline, scheduler, seed):
+    pipe = swap_scheduler(tiny_pipeline(noise_offset=0.5), scheduler)
+    photos = [pixels(20, 30, 1), pixels(12, 9, 2)]
+
+    def latents(photos, **arguments):
+        generator = None if seed is None else seeded(seed)
+        return pipe(photos, generator=generator, num_inference_steps=3, output_type="latent", **arguments).images
+
+    singles = [latents(photo)[0] for photo in photos]
+    batch = latents(photos, num_variants=3)
+    close = {"atol": 1e-2, "rtol": 1e-3}  # the UNet adds up a batch in another order
+    torch.testing.assert_close(batch[0], singles[0], **close)
+    torch.testing.assert_close(batch[3], singles[1], **close)
+    spread = [(batch[a] - batch[b]).abs().mean() for a, b in ((0, 1), (0, 2), (1, 2), (3, 4), (4, 5))]
+    assert min(spread) > 0.05, spread
+
+
+def test_noise_of_one_picture_is_what_its_generator_draws_and_variants_leave_it_alone(tiny_pipeline):
+    pipe, cpu = tiny_pipeline(noise_offset=0.5), torch.device("cpu")
+    alone = pipe.prepare_latents(1, torch.float32, cpu, seeded(5))
+    one, two = seeded(5), seeded(5)
+    each = one_generator_each(one, num_photos=2, num_variants=3)
+    noise = pipe.prepare_latents(6, torch.float32, cpu, each, None, 3)
+    assert torch.equal(noise[0], alone[0]) and torch.equal(noise[3], alone[0])
+    assert torch.equal(noise[1], noise[4]) and not torch.equal(noise[1], noise[2])
+    pipe.prepare_latents(1, torch.float32, cpu, two)
+    assert torch.equal(one.get_state(), two.get_state())
+    assert are_middle(one_generator_each(None, 2, 2), 4, 2) == [True, False, True, False]
+    assert are_middle(each, 6, 3) == [False] * 6
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import os
@@ -47,7 +48,10 @@ from settings import Settings, read_settings  # noqa: E402
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The page, served as on the Hub: by `python app.py` in a process of its own."""
+    """The page, served as on the Hub: by `python app.py` in a process of its own.
+
+    Whatever its visitors got wrong in these tests, its log has no traceback at the end.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -71,7 +75,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         else:
             raise AssertionError("the page did not start within two minutes")
         yield f"http://127.0.0.1:{port}"
-        assert process.poll() is None, (folder / "log.txt").read_text()
+        log = (folder / "log.txt").read_text()
+        assert process.poll() is None, log
+        assert "Traceback" not in log, log
     finally:
         process.terminate()
         process.wait(30)
@@ -403,17 +409,83 @@ def test_numbers_out_of_range_are_refused_by_name(client, changes):
         ask(client, EXAMPLES / "bee.jpg", **changes)
 
 
-def test_nan_is_refused_without_an_answer(url):
+def called(url: str, data: str, endpoint: str = "retouch") -> str:
+    """What the server sends to a program that knows only HTTP and calls with this JSON list."""
+    call = httpx.post(
+        f"{url}/gradio_api/call/{endpoint}",
+        content=f'{{"data": {data}}}',
+        headers={"Content-Type": "application/json"},
+        timeout=120,
+    )
+    assert call.status_code == 200, call.text
+    return httpx.get(f"{url}/gradio_api/call/{endpoint}/{call.json()['event_id']}", timeout=120).text
+
+
+@pytest.fixture(scope="module")
+def uploaded(url: str) -> str:
+    """A photo that has been uploaded, as JSON."""
     with open(EXAMPLES / "cinema.jpg", "rb") as file:
-        uploaded = httpx.post(f"{url}/gradio_api/upload", files={"files": file}, timeout=120).json()[0]
-    photo = json.dumps({"path": uploaded, "meta": {"_type": "gradio.FileData"}})
-    numbers = f'{{"data": [{photo}, 0, NaN, 0, 0, 1, 0, false]}}'
-    call = httpx.post(f"{url}/gradio_api/call/retouch", content=numbers, timeout=120)
-    if call.status_code == 200:
-        call = httpx.get(f"{url}/gradio_api/call/retouch/{call.json()['event_id']}", timeout=120)
-        assert "event: error" in call.text and "complete" not in call.text
-    else:
-        assert 400 <= call.status_code < 500
+        path = httpx.post(f"{url}/gradio_api/upload", files={"files": file}, timeout=120).json()[0]
+    return json.dumps({"path": path, "meta": {"_type": "gradio.FileData"}})
+
+
+def test_numbers_as_they_should_be_are_answered(url, uploaded):
+    """That what the next test refuses is refused for its numbers, and not for how it is sent."""
+    answer = called(url, f"[{uploaded}, 0, 0.3, 0, 0, 1, 0, false]")
+    assert "event: complete" in answer and "cinema-retouched.jpg" in answer, answer
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sentence"),
+    [
+        ("0, NaN, 0, 0, 1, 0, false", "`brightness` has to be a number in [-1.5, 1.5], got nan."),
+        ("0, 0, Infinity, 0, 1, 0, false", "`contrast` has to be a number in [-1.5, 1.5], got inf."),
+        ("null, 0, 0, 0, 1, 0, false", "`colorfulness` has to be a number in [-1.5, 1.5], got NoneType."),
+        ("0, 0, 0, 0, null, 0, false", "`strength` has to be a number in [0, 2], got NoneType."),
+        ("0, 0, 0, 0, 1, null, false", "`seed` has to be an integer in [0, 4294967295], got None."),
+        ("0, 0, 0, 0, 1, 1.5, false", "`seed` has to be an integer in [0, 4294967295], got 1.5."),
+        ("0, true, 0, 0, 1, 0, false", "`brightness` has to be a number in [-1.5, 1.5], got bool."),
+        ('0, "0.3", 0, 0, 1, 0, false', "`brightness` has to be a number in [-1.5, 1.5], got str."),
+        ("0, 0, 0, 0, 1, 0, null", "`remove_gps` has to be true or false, got None."),
+        ('0, 0, 0, 0, 1, 0, "no"', "`remove_gps` has to be true or false, got 'no'."),
+    ],
+)
+def test_a_number_that_is_none_is_refused_in_one_sentence_without_an_answer(url, uploaded, numbers, sentence):
+    answer = called(url, f"[{uploaded}, {numbers}]")
+    assert "event: error" in answer and "event: complete" not in answer, answer
+    assert sentence in html.unescape(json.loads(answer.rpartition("data: ")[2])["error"])
+
+
+@pytest.mark.parametrize("endpoint", ["retouch", "look", "apply_look", "measure"])
+def test_a_call_without_a_photo_is_refused_in_one_sentence(url, endpoint):
+    numbers = {"retouch": ", 0, 0, 0, 0, 1, 0, false", "look": ", 0, 0, 0, 0, 0", "apply_look": ", null, 1, false"}
+    answer = called(url, f"[null{numbers.get(endpoint, '')}]", endpoint)
+    assert "event: error" in answer and "`photo` has to be a file, got none." in answer, answer
+
+
+def test_the_curl_lines_of_the_readme_are_true_as_they_stand(url, tmp_path):
+    readme = (SPACE / "README.md").read_text()
+    lines = re.search(r"```sh\n(URL=.*?)```", readme, re.DOTALL)[1]
+    shutil.copy(EXAMPLES / "cinema.jpg", tmp_path / "IMG_1234.jpg")
+    script = lines.replace("http://127.0.0.1:7860", url)
+    assert script != lines and "curl" in script
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "event: complete" in done.stdout, done.stdout + done.stderr
+    (file,) = json.loads(done.stdout.rpartition("data: ")[2])
+    with Image.open(io.BytesIO(httpx.get(file["url"], timeout=120).content)) as result:
+        assert result.size == (480, 360) and file["orig_name"] == "IMG_1234-retouched.jpg"
+
+
+def test_the_python_lines_of_the_readme_are_true_as_they_stand(url, tmp_path, monkeypatch):
+    lines = re.search(r"```python\n(from gradio_client.*?)```", (SPACE / "README.md").read_text(), re.DOTALL)[1]
+    for name in ("IMG_1234.jpg", "IMG_1235.jpg"):
+        shutil.copy(EXAMPLES / "cinema.jpg", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(lines.replace("OWNER/NAME", url), found)
+    assert Image.open(found["better"]).size == Image.open(found["other"]).size == (480, 360)
+    assert AffineGrid.load(found["look"]) and sorted(found["scores"]) == sorted(ATTRIBUTES)
 
 
 @pytest.mark.parametrize("kind", ["empty", "truncated", "html", "svg", "huge", "bomb"])
@@ -447,6 +519,22 @@ def test_a_file_of_another_kind_is_no_look(client):
 def test_only_the_documented_endpoints_are_public(client):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert sorted(named) == ["/apply_look", "/look", "/measure", "/retouch"]
+
+
+def test_the_schema_says_what_every_endpoint_and_argument_is_its_range_and_its_default(url):
+    """As programs and agents read it: the page's list of endpoints, and its OpenAPI description."""
+    named = httpx.get(f"{url}/gradio_api/info", timeout=120).json()["named_endpoints"]
+    assert len(named) == 4
+    for endpoint in named.values():
+        assert endpoint["description"]
+        for parameter in endpoint["parameters"]:
+            name = parameter["parameter_name"]
+            assert parameter["parameter_has_default"] == (name not in ("photo", "look"))
+            told = parameter["type"].get("description", "")
+            ranges = {"strength": "[0, 2]", "seed": "[0, 4294967295]", **dict.fromkeys(ATTRIBUTES, "[-1.5, 1.5]")}
+            assert ranges.get(name, "") in told and len(told) > 10, parameter
+    defaults = {p["parameter_name"]: p["parameter_default"] for p in named["/retouch"]["parameters"][1:]}
+    assert defaults == {**dict.fromkeys(ATTRIBUTES, 0), "strength": 1, "seed": 0, "remove_gps": False}
 
 
 # ---- without the page ----------------------------------------------------------------------------------------------

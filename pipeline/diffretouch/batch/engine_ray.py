@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..extras import require
 from .delivery import first_line
 from .loop import Records
 from .plan import Job, UsageError
@@ -71,10 +72,11 @@ def _connected(address: str | None) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
+        require("the engine ray", "ray", ["ray"])
         import ray
         import ray.data
     except ImportError as error:
-        raise UsageError(f"`engine` ray needs a package that is not installed: {first_line(error)}") from error
+        raise UsageError(first_line(error)) from error
     started = not ray.is_initialized()
     try:
         _check_reachable(address)

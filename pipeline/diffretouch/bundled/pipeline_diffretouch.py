@@ -40,7 +40,7 @@ from .folder_diffretouch import SelfContainedFolderMixin, of_the_package
 from .lora_diffretouch import DiffRetouchLoraLoaderMixin
 from .photo_statistics_diffretouch import class_labels
 from .pictures_diffretouch import as_float, as_output, is_grey, model_view, planes
-from .sampling_diffretouch import are_middle, truncated_timesteps
+from .sampling_diffretouch import are_middle, one_generator_each, truncated_timesteps
 
 ATTRIBUTES = ("colorfulness", "brightness", "contrast", "temperature")
 OUTPUT_TYPES = ("pil", "np", "pt", "grid", "latent")
@@ -199,9 +199,9 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
             num_inference_steps: UNet calls (a scheduler of second order makes 2 N - 1); None = this checkpoint's
                 default.
             timesteps: explicit descending timesteps instead, for schedulers that accept them.
-            generator: source of all noise. A list holds one per output image, and makes a batch equal single calls.
-                One that was seeded with 0 gives the middle of the styles, `noise_offset` left out, as its first
-                variant; so does none at all.
+            generator: source of all noise, None = one seeded with 0. One is the style of every photo: a batch equals
+                single calls, the first variant the call without variants. A list holds one per output image. One that
+                was seeded with 0 gives the middle of the styles, `noise_offset` left out, as its first variant.
             latents: the initial noise (N, 4, h, w) instead of drawn one; taken as it is, without `noise_offset`.
             output_type: "pil" | "np" | "pt" | "grid" | "latent", see `DiffRetouchPipelineOutput`.
             base: "photo" applies the grid to the photo (the method); "decoded" returns the VAE-decoded z_0 at the
@@ -220,12 +220,12 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         steps = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         sliders = dict(zip(ATTRIBUTES, (colorfulness, brightness, contrast, temperature), strict=True))
         callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
-        noise = (generator, latents)
         self.check_inputs(
-            photos, sliders, strength, num_variants, steps, timesteps, *noise, output_type, base, *callback
+            photos, sliders, strength, num_variants, steps, timesteps, generator, latents, output_type, base, *callback
         )
         device, dtype = self._execution_device, self.unet.dtype
         batch_size = len(photos) * num_variants
+        generator = one_generator_each(generator, len(photos), num_variants)
 
         # 2. Conditioning: the photo concatenated, the sliders as a cross-attention token, statistics as class labels.
         views = [self.photo_view(photo)[0] for photo in photos]  # each (3, S, S), its own view

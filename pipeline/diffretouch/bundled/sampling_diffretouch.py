@@ -1,4 +1,4 @@
-"""Where sampling goes through the noise levels, and which pictures start from the middle of the styles.
+"""Where sampling goes through the noise levels, where its noise comes from, and which pictures start from the middle.
 
 This file travels with every model on the Hub, so it imports nothing of the package.
 """
@@ -14,6 +14,38 @@ def are_middle(generator: torch.Generator | list[torch.Generator] | None, count:
         return [one.initial_seed() == 0 for one in generator]
     first = generator is None or generator.initial_seed() == 0
     return [first and number % num_variants == 0 for number in range(count)]
+
+
+def one_generator_each(
+    generator: torch.Generator | list[torch.Generator] | None, num_photos: int, num_variants: int
+) -> torch.Generator | list[torch.Generator]:
+    """The noise of every picture, photo-major: one generator for one picture, else a list.
+
+    Without a `generator` it is one seeded with 0. Every photo gets the same styles: as its first variant the one that
+    the generator gives a single photo, because it is drawn from alone; the seeds of the others come from a copy, which
+    leaves the generator itself as it was. A list is taken as it is.
+
+    Example:
+        >>> [each.initial_seed() for each in one_generator_each(None, num_photos=2, num_variants=1)]
+        [0, 0]
+    """
+    if isinstance(generator, list):
+        return generator
+    own = torch.Generator().manual_seed(0) if generator is None else generator
+    copies = [_copy(own) for _ in range(num_photos - 1)]
+    device = own.device
+    seeds = torch.randint(1, 2**62, (num_variants - 1,), generator=_copy(own), device=device).tolist()
+    each = []
+    for first in (own, *copies):
+        each += [first, *(torch.Generator(device).manual_seed(seed) for seed in seeds)]
+    return own if len(each) == 1 else each
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
+    """Another generator of the same seed that is as far."""
+    copy = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+    copy.set_state(generator.get_state())
+    return copy
 
 
 def truncated_timesteps(num_inference_steps: int, first: int = 200, last: int = 999) -> list[int]:

@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import NoReturn
 
 from ..batch.plan import UsageError
+from ..extras import MissingExtra
+from .doors import check_extras
 
 # Each is the module of its name.
 COMMANDS = {
@@ -28,6 +30,8 @@ COMMANDS = {
     "dataset": "build a data set to train on, from your own or published photos",
     "evaluate": "quality, control and diversity of a model, beside baselines",
     "report": "write report.html of a training run, finished or not",
+    "space": "start the web page on this machine, until Ctrl-C",
+    "doctor": "say what is installed, which fast paths are on, and what is missing",
 }
 
 
@@ -43,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     options.is_program = arguments is None
     try:
+        check_extras(options)
         return options.run(options)
-    except UsageError as error:
+    except (MissingExtra, UsageError) as error:
         print(f"diffretouch: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -54,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(arguments: Sequence[str]) -> _Parser:
     parser = _Parser(prog="diffretouch", description="Expert-quality photo retouching, steered by four sliders.")
+    version = import_module("diffretouch").__version__  # by name: no room imports the house
+    parser.add_argument("--version", action="version", version=f"diffretouch {version}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name, text in COMMANDS.items():

@@ -61,13 +61,11 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     names = [name for name, _ in options.beside]
     if len(set(names)) < len(names):
         raise UsageError(f"`beside` has to give every model a name of its own, got {', '.join(names)}")
-    try:
-        from ..evaluation.report import evaluate_to_folder
-        from ..evaluation.sections import read_inputs
-        from ..tables import format_table
-    except ImportError as error:
-        raise UsageError(f"evaluating needs the package {error.name}: pip install 'diffretouch[train]'") from error
     from tqdm.auto import tqdm
+
+    from ..evaluation.report import evaluate_to_folder
+    from ..evaluation.sections import read_inputs
+    from ..tables import format_table
 
     with tqdm(unit="photo") as bar:
 

@@ -306,7 +306,8 @@ grid = pipe(photo.model_view(), brightness=0.3, temperature=-0.5, output_type="g
 save_photo(photo.retouch(grid), "retouched.jpg")
 ```
 
-With diffusers alone, which then runs the code files in this repository (pin a `revision` that you have read):
+With diffusers alone, 0.37 or newer, which then runs the code files in this repository (pin a `revision` that you have
+read):
 
 ```python
 from diffusers import DiffusionPipeline

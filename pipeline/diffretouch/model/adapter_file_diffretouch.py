@@ -13,16 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
-from huggingface_hub.errors import (
+
+OLDEST_DIFFUSERS = "0.37"
+"""What a model that travels with its code needs. This file is the first that such a model imports, so it says so."""
+
+if [int(part) for part in diffusers.__version__.split(".")[:2]] < [int(part) for part in OLDEST_DIFFUSERS.split(".")]:
+    raise ImportError(
+        f"This model needs diffusers {OLDEST_DIFFUSERS} or newer, got {diffusers.__version__}: "
+        "pip install --upgrade diffusers"
+    )
+
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE  # noqa: E402
+from huggingface_hub.errors import (  # noqa: E402
     EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, safe_open  # noqa: E402
 
 ADAPTER_FILE = LORA_WEIGHT_NAME_SAFE
 """The one file of an adapter."""

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..extras import require
+
 MAX_PIXELS = 400_000_000
 """Largest photo `open_photo` decodes unless told otherwise: four times 100 MP, 1.2 GB of 8-bit RGB."""
 
@@ -54,12 +56,13 @@ def check_frames(frames: int, what: str) -> None:
         raise Refused(f"it has {frames} {what}, and only single pictures can be opened")
 
 
-def optional_module(name: str, distribution: str, kind: str) -> ModuleType:
+def optional_module(name: str, kind: str) -> ModuleType:
     """An optional dependency, or a refusal that says how to install it."""
     try:
+        require(kind, "raw", [name])
         return importlib.import_module(name)
-    except ImportError:
-        raise Refused(f"{kind} files need the package {distribution}: pip install 'diffretouch[raw]'") from None
+    except ImportError as error:
+        raise Refused(one_line(error)) from None
 
 
 def one_line(message: object) -> str:

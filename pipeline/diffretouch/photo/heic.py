@@ -26,7 +26,7 @@ _SAVED_BITS = 10  # more than that plays on few devices
 
 def read_heic(file: BinaryIO, max_pixels: int) -> Decoded:
     """The main picture of a HEIC file, 8, 10 or 12 bits, turned upright by the decoder as the file says."""
-    heif = optional_module("pillow_heif", "pillow-heif", "HEIC")
+    heif = optional_module("pillow_heif", "HEIC")
     opened = heif.open_heif(file.read(), convert_hdr_to_8bit=False)
     picture = opened[opened.primary_index]
     width, height = picture.size
@@ -57,7 +57,7 @@ def _profile_of_numbers(told: dict[str, Any] | None) -> bytes | None:
 
 def write_heic(photo: Photo, file: BinaryIO, quality: int) -> None:
     """Write `photo` in 8 bits, or in 10 if it has more; at quality 100 these are kept exactly."""
-    heif = optional_module("pillow_heif", "pillow-heif", "HEIC")
+    heif = optional_module("pillow_heif", "HEIC")
     check_sides(photo, 8_192, "HEIC")
     samples = with_alpha(photo.pixels, photo.alpha)
     mode = "RGB" if photo.alpha is None else "RGBA"

@@ -69,7 +69,7 @@ def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
 
     Makers' notes are left out: they hold positions in the RAW file and outgrow what a JPEG can hold.
     """
-    rawpy = optional_module("rawpy", "rawpy", "camera RAW")
+    rawpy = optional_module("rawpy", "camera RAW")
     exif, xmp = _tiff_metadata(file)
     file.seek(0)
     try:

@@ -6,8 +6,12 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .config import TrainingConfig, load_config
+from ..extras import MEASURING, MissingExtra, require
+
+if TYPE_CHECKING:
+    from .config import TrainingConfig
 
 _DEFAULT_RANK = 16
 
@@ -38,9 +42,12 @@ def main(program: str, description: str, recipes: Path, *, lora: bool, arguments
     named = recipes / f"{options.recipe}.yaml"
     overrides = [*options.overrides, *(flag.removeprefix("--") for flag in flags)]
     try:
+        require(program, "train", (*MEASURING, "peft", "transformers") if lora else MEASURING)
+        from .config import load_config
+
         config = load_config(named if named.is_file() else options.recipe, overrides)
         _check_kind(config, lora)
-    except (ValueError, OSError) as error:
+    except (MissingExtra, ValueError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
 

@@ -1,0 +1,81 @@
+"""Which command or option needs which extra: a small table, looked through before any work."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..extras import BUILDING, MEASURING, require
+
+_HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+
+
+@dataclass(frozen=True)
+class Door:
+    """A command or an option, as it is typed, the extra behind it, and whether a command line asks for it."""
+
+    name: str
+    extra: str
+    modules: tuple[str, ...]
+    is_asked: Callable[[argparse.Namespace], bool]
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], bool]:
+    return lambda options: getattr(options, "command", None) == name
+
+
+def _option(name: str) -> Callable[[argparse.Namespace], bool]:
+    return lambda options: bool(getattr(options, name, None))
+
+
+def _files(options: argparse.Namespace) -> list[str]:
+    """What is named as a photo to read or to write."""
+    named = [*getattr(options, "photos", ()), getattr(options, "photo", None), getattr(options, "output", None)]
+    return [str(name) for name in named if isinstance(name, (str, Path))] if hasattr(options, "seed") else []
+
+
+def _has_heic(options: argparse.Namespace) -> bool:
+    return any(name.lower().endswith(_HEIC_SUFFIXES) and _may_be_heic(Path(name)) for name in _files(options))
+
+
+def _may_be_heic(path: Path) -> bool:
+    """Whether a file of that name is HEIC, or would become it; some phones call a JPEG so."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(12)[4:8] == b"ftyp"
+    except OSError:
+        return True
+
+
+def _has_raw(options: argparse.Namespace) -> bool:
+    from ..photo.raw import RAW_SUFFIXES
+
+    return any(Path(name).suffix.lower() in RAW_SUFFIXES for name in _files(options) if Path(name).is_file())
+
+
+def _has_address(options: argparse.Namespace) -> bool:
+    return any("://" in name and not name.startswith(("file://", "local://")) for name in _files(options))
+
+
+DOORS = (
+    Door("dataset", "train", BUILDING, _command("dataset")),
+    Door("evaluate", "train", MEASURING, _command("evaluate")),
+    Door("report", "train", MEASURING, _command("report")),
+    Door("space", "space", ("gradio", "skimage"), _command("space")),
+    Door("--engine ray", "ray", ("ray",), lambda options: getattr(options, "engine", None) == "ray"),
+    Door("--lora", "lora", ("peft", "transformers"), _option("lora")),
+    Door("--cube", "looks", ("skimage",), _option("cube")),
+    Door("--haldclut", "looks", ("skimage",), _option("haldclut")),
+    Door("an address (s3://, hf:// and the like)", "ray", ("upath",), _has_address),
+    Door("HEIC", "raw", ("pillow_heif",), _has_heic),
+    Door("camera RAW", "raw", ("rawpy",), _has_raw),
+)
+
+
+def check_extras(options: argparse.Namespace) -> None:
+    """Raise `MissingExtra` for the first thing that a command line asks for and this installation cannot do."""
+    for door in DOORS:
+        if door.is_asked(options):
+            require(door.name, door.extra, door.modules)
