@@ -19,6 +19,7 @@ from .dataset import add_dataset
 from .evaluate import add_evaluate
 from .export import add_export
 from .init import add_init
+from .look import add_look
 from .push import add_push
 from .report import add_report
 from .retouch import add_retouch
@@ -55,6 +56,7 @@ def _parser() -> _Parser:
     add_variants(commands)
     add_convert(commands)
     add_init(commands)
+    add_look(commands)
     add_export(commands)
     add_push(commands)
     add_dataset(commands)
