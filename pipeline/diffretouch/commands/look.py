@@ -54,8 +54,8 @@ def _run_look(options: argparse.Namespace) -> int:
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    wanted = (("output", options.output, ".safetensors"), ("cube", options.cube, ".cube"))
-    wanted += (("haldclut", options.haldclut, ".png"),)
+    wanted = [("output", options.output, ".safetensors"), ("cube", options.cube, ".cube")]
+    wanted.append(("haldclut", options.haldclut, ".png"))
     for name, path, suffix in wanted:
         if path is None:
             continue
@@ -93,7 +93,7 @@ def _write(found: Any, options: argparse.Namespace) -> None:
             continue
         lut = found.lut(size, options.strength)
         (lut.save_cube if kind == "cube" else lut.save_haldclut)(path)
-        text = f"Delta E 2000 {lut.error.mean:.2f} on average, {lut.error.p95:.2f} at 95%, on the same pixels"
+        text = f"Delta E 2000 {lut.error.mean:.2f} on average, {lut.error.p95:.2f} at 95%, on held-back pixels"
         print(f"diffretouch: the {kind}: {text}", file=sys.stderr)
         print(path)
     found.at_strength(options.strength).save(options.output)

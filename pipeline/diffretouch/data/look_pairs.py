@@ -92,7 +92,7 @@ class LookFromPairs:
     def lut(self, size: int, strength: float = 1.0) -> Lut:
         """The look as a table of `size` nodes a side, with what the pixels ask for and a look cannot hold.
 
-        Its error is that of a table fitted without the first fold, on that fold, at strength 1.
+        Its error is that of a table fitted without the first fold, on that fold, at strength 1; the look had seen it.
         """
         chosen = self.pixels[self.fit.kept]
         held_back = chosen.folds == chosen.folds.min()
@@ -126,7 +126,7 @@ def fit_look(pairs: Iterable[tuple[Any, Any]]) -> AffineGrid:
         >>> look = fit_look([("photo.jpg", darker)])
         >>> look
         AffineGrid(12x8x1x1, device=cpu)
-        >>> abs(look.apply(before).mean() / darker.mean() - 1) < 0.01
+        >>> bool(abs(look.apply(before).mean() / darker.mean() - 1) < 0.01)
         True
         >>> look.save("darker.safetensors")
     """
@@ -135,7 +135,9 @@ def fit_look(pairs: Iterable[tuple[Any, Any]]) -> AffineGrid:
 
 def look_from_pairs(pairs: Iterable[tuple[Any, Any]]) -> LookFromPairs:
     """`fit_look` with its errors and notes; the same arguments."""
-    names, views, notes, refused = [], [], [], []
+    names, views = [], []
+    notes: list[str] = []
+    refused: list[str] = []
     for number, (before, after) in enumerate(pairs, start=1):
         name = f"{_name(before, f'before {number}')} and {_name(after, f'after {number}')}"
         try:

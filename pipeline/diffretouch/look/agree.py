@@ -66,11 +66,12 @@ def _thinned(sample: Sample) -> Sample:
 
 def _errors(chosen: Sequence[Sample], samples: Sequence[Sample]) -> np.ndarray:
     """(pairs, 2): median Delta E of each pair to the look of the chosen ones, as it came and turned round."""
-    look = quick_look(*(np.concatenate(side) for side in zip(*chosen, strict=True)))
+    before, after = (np.concatenate(side) for side in zip(*chosen, strict=True))
+    look = quick_look(before, after)
     both = [np.concatenate(side) for side in zip(*samples, strict=True)]
     ends = np.cumsum([len(before) for before, _ in samples])[:-1]
     columns = []
-    for before, after in (both, both[::-1]):
-        apart = delta_e(look.apply(before[None])[0], after)
+    for source, target in (both, both[::-1]):
+        apart = delta_e(look.apply(source[None])[0], target)
         columns.append([float(np.median(part)) for part in np.split(apart, ends)])
     return np.array(columns).T

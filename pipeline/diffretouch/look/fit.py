@@ -128,8 +128,8 @@ def quick_look(before: np.ndarray, after: np.ndarray, tie: float = 1e-2, depth: 
     Example:
         >>> before = np.random.default_rng(0).random((500, 3), np.float32)
         >>> look = quick_look(before, 1 - before)
-        >>> look.apply(np.full((1, 1, 3), 0.2, np.float32)).round(1).tolist()
-        [[[0.8, 0.8, 0.8]]]
+        >>> look.apply(np.full((1, 1, 3), 51, np.uint8)).tolist()
+        [[[204, 204, 204]]]
     """
     bins, features = _features(before, depth)
     wanted, metrics = 2 * (after - before), metric(after) / 2
@@ -173,7 +173,7 @@ def metric(colours: np.ndarray) -> np.ndarray:
 
 
 def _is_clipped(colours: np.ndarray) -> np.ndarray:
-    return ((colours < _CLIPPED) | (colours > 1 - _CLIPPED)).any(1)
+    return np.any((colours < _CLIPPED) | (colours > 1 - _CLIPPED), axis=1)
 
 
 def _features(before: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
@@ -191,11 +191,13 @@ class _Normal(NamedTuple):
     size: float  # sum of w |wanted|^2
     weight: float
 
-    def __add__(self, other: _Normal) -> _Normal:  # type: ignore[override]
-        return _Normal(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def __sub__(self, other: _Normal) -> _Normal:
-        return _Normal(*(a - b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: _Normal, sign: int = 1) -> _Normal:
+        return _Normal(
+            self.matrix + sign * other.matrix,
+            self.right + sign * other.right,
+            self.size + sign * other.size,
+            self.weight + sign * other.weight,
+        )
 
 
 class _Equations(NamedTuple):
@@ -203,14 +205,14 @@ class _Equations(NamedTuple):
     normals: list[_Normal]
 
     def sum(self) -> _Normal:
-        return functools.reduce(lambda a, b: a + b, self.normals)
+        return functools.reduce(_Normal.plus, self.normals)
 
     def without(self) -> list[_Normal]:
         """Of all others, for each fold; of itself where it is alone."""
         if len(self.normals) == 1:
             return self.normals
         total = self.sum()
-        return [total - one for one in self.normals]
+        return [total.plus(one, -1) for one in self.normals]
 
 
 def _equations(bins, features, wanted, metrics, weights, folds, depth) -> _Equations:
@@ -231,7 +233,9 @@ def _equations(bins, features, wanted, metrics, weights, folds, depth) -> _Equat
             right[low : low + 2] += (features[rows].T @ pulled[rows]).reshape(2, 4, 3)
         count = 12 * depth
         normals.append(
-            _Normal(matrix.reshape(count, count), right.ravel(), float(sizes[in_fold].sum()), weights[in_fold].sum())
+            _Normal(
+                matrix.reshape(count, count), right.ravel(), float(sizes[in_fold].sum()), float(weights[in_fold].sum())
+            )
         )
     return _Equations(numbers, normals)
 
