@@ -29,7 +29,7 @@ from .registration import register
 
 _VIEW = 1280  # pixels of the long side that pairs are brought into register at
 _FITTED = 768  # and that they are compared at: grain, JPEG noise and a pixel's shift are averaged away
-_MOST_PIXELS, _LEAST_OF_A_PAIR = 1 << 17, 1 << 10
+_MOST_PIXELS, _LEAST_OF_A_PAIR = 1 << 16, 1 << 10
 _FOLDS = 8
 _SAME = 0.3  # Delta E below which nothing was edited
 _TOLD_LOCAL = 0.03  # of the pixels
