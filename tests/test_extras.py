@@ -95,14 +95,18 @@ def test_it_is_said_before_any_work(said):
     assert files == ["camera.dng", "phone.heic", "photo.jpg"]
 
 
+def parsed(arguments):
+    return cli._parser(arguments).parse_args(arguments)
+
+
 def test_a_jpeg_that_is_called_heic_needs_no_extra(tmp_path, monkeypatch):
     from diffretouch.commands.doors import check_extras
 
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "phone.heic").write_bytes((ROOT / "examples" / "cinema.jpg").read_bytes())
-    check_extras(cli._parser().parse_args(["retouch", str(tmp_path / "phone.heic"), "-o", "out.jpg"]))
+    check_extras(parsed(["retouch", str(tmp_path / "phone.heic"), "-o", "out.jpg"]))
     with pytest.raises(MissingExtra, match="HEIC needs pillow_heif"):
-        check_extras(cli._parser().parse_args(["retouch", str(tmp_path / "other.heic"), "-o", "out.jpg"]))
+        check_extras(parsed(["retouch", str(tmp_path / "other.heic"), "-o", "out.jpg"]))
 
 
 def test_several_that_are_missing_are_named_together(monkeypatch):

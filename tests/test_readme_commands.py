@@ -181,7 +181,7 @@ def read(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if program == "make":
         read_target(arguments, monkeypatch)
     elif program == "diffretouch":
-        cli._parser().parse_args(arguments)
+        cli._parser(arguments).parse_args(arguments)
     else:
         words = arguments if program == "python" else [program, *arguments]
         read_script(words, monkeypatch)

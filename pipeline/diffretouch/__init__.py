@@ -8,6 +8,7 @@ from .model import BUNDLED_MODEL
 
 if TYPE_CHECKING:
     from .attributes import ATTRIBUTES, attribute_scores
+    from .data.look_pairs import fit_look
     from .hub.stable_diffusion import pipeline_from_stable_diffusion
     from .hub.upload import export, push
     from .model.modeling_affine_grid import AffineGrid, AffineGridHead
@@ -31,6 +32,7 @@ _HOMES = {
     "DiffRetouchPipeline": "model.pipeline_diffretouch",
     "DiffRetouchPipelineOutput": "model.pipeline_diffretouch",
     "export": "hub.upload",
+    "fit_look": "data.look_pairs",
     "pipeline_from_stable_diffusion": "hub.stable_diffusion",
     "push": "hub.upload",
 }
@@ -47,6 +49,7 @@ __all__ = [
     "PhotoError",
     "attribute_scores",
     "export",
+    "fit_look",
     "open_photo",
     "pipeline_from_stable_diffusion",
     "push",

@@ -15,7 +15,7 @@ import math
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,10 +60,12 @@ class Lut:
     Args:
         table: (size, size, size, 3) float32 in [0, 1]: RGB by blue, green and red index, red fastest as in the files.
         error: how far it is from the retouch it stands for.
+        origin: what it stands for, in words.
     """
 
     table: np.ndarray
     error: LutError
+    origin: str = "a retouch that varies over the photo, on that photo"
 
     @property
     def size(self) -> int:
@@ -74,9 +76,14 @@ class Lut:
     def description(self) -> str:
         """The sentence that its files carry."""
         return (
-            "DiffRetouch look: the best fit of one table to a retouch that varies over the photo. Delta E 2000 "
-            f"between them on that photo: mean {self.error.mean:.2f}, 95% of the pixels below {self.error.p95:.2f}."
+            f"DiffRetouch look: the best fit of one table to {self.origin}. Delta E 2000 "
+            f"between them: mean {self.error.mean:.2f}, 95% of the pixels below {self.error.p95:.2f}."
         )
+
+    def at_strength(self, strength: float) -> Lut:
+        """The table blended with the identity, 0 = no change, 1 = as it is; with the error it has at 1."""
+        identity = _nodes(self.size).reshape(self.table.shape)
+        return replace(self, table=np.clip(identity + np.float32(strength) * (self.table - identity), 0, 1))
 
     def apply(self, photo: Any) -> Any:
         """Look up a photo, trilinear and in float32, a band of rows at a time.
@@ -178,10 +185,13 @@ def grid_to_lut(grid: AffineGrid, photo: np.ndarray, size: int = 33, strength: f
     return Lut(table, _error(_looked_up(table, held_out), grid.apply(held_out, strength)))
 
 
-def fit_lut(colours: np.ndarray, targets: np.ndarray, size: int = 33) -> Lut:
+def fit_lut(colours: np.ndarray, targets: np.ndarray, size: int = 33, start: AffineGrid | None = None) -> Lut:
     """The smooth table that brings `colours` nearest to `targets`, both (N, 3) float32 in [0, 1], by least squares.
 
-    Stays the identity where there are no colours. `error` is over the colours it was fitted to.
+    Stays the identity, or what `start` does, where there are no colours. `error` is over the colours it was fitted to.
+
+    Args:
+        start: a retouch of one cell to depart from, such as `fit_look` finds.
 
     Example:
         >>> colours = np.random.default_rng(0).random((5000, 3), np.float32)
@@ -189,8 +199,10 @@ def fit_lut(colours: np.ndarray, targets: np.ndarray, size: int = 33) -> Lut:
         >>> round(float(lut.apply(np.full((1, 1, 3), 0.8, np.float32)).mean()), 2)
         0.4
     """
-    table = _nodes(size).reshape(size, size, size, 3)
-    table = np.clip(table + _correction(colours, targets - colours, size), 0, 1)
+    nodes = _nodes(size)
+    table = (start.apply(nodes) if start else nodes).reshape(size, size, size, 3)
+    made = _looked_up(table, colours[None])[0] if start else colours
+    table = np.clip(table + _correction(colours, targets - made, size), 0, 1)
     return Lut(table, _error(_looked_up(table, colours[None]), targets[None]))
 
 

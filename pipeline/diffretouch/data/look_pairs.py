@@ -1,0 +1,274 @@
+"""A look from photos before and after an edit: opened, brought into register, compared with each other, then fitted.
+
+    found = look_from_pairs([("IMG_1.CR3", "IMG_1.jpg"), ("IMG_2.CR3", "IMG_2.jpg")])
+    found.look.save("my-look.safetensors")
+    print(*found.notes, found.summary, sep="\\n")
+
+Crops, quarter turns and scale are undone (`registration`). Pairs that show different things, that are the same
+picture twice, or that contradict the others are left out, and a pair that came the wrong way round is turned; the
+notes say so. The fit itself is look/fit.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from ..look.agree import Verdict, verdicts
+from ..look.fit import Error, Fit, Pixels, delta_e, fit_pixels
+from ..look.lut import Lut, LutError, fit_lut
+from ..model.modeling_affine_grid import AffineGrid
+from ..photo import Photo, open_photo
+from .registration import register
+
+_VIEW = 1280  # pixels of the long side that pairs are brought into register at
+_FITTED = 768  # and that they are compared at: grain, JPEG noise and a pixel's shift are averaged away
+_MOST_PIXELS, _LEAST_OF_A_PAIR = 1 << 16, 1 << 10
+_FOLDS = 8
+_SAME = 0.3  # Delta E below which nothing was edited
+_TOLD_LOCAL = 0.03  # of the pixels
+_ADAPTS = 0.25  # of the edit, from which another photo will not get what these got
+
+
+class PairError(ValueError):
+    """A pair, or all of them, cannot tell of an edit; one line says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class LookFromPairs:
+    """A look, and what is known of it.
+
+    Attributes:
+        look: the look; the same for every place of a photo.
+        fit: the errors behind the figures.
+        pixels: what it was fitted to.
+        names: of the pairs that it was fitted to.
+        notes: what was left out, turned round or masked, one line each.
+    """
+
+    look: AffineGrid
+    fit: Fit
+    pixels: Pixels
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def error(self) -> Error:
+        """Delta E 2000 on held-back pairs, or on held-back parts of the only one; local edits left out."""
+        return self.fit.error
+
+    @property
+    def summary(self) -> str:
+        """The look's own error, and how much of the edit it cannot hold, in one line."""
+        several = len(self.names) > 1
+        where = f"held-back pairs of {len(self.names)}" if several else "held-back parts of one pair"
+        missed = f"{100 * self.fit.unexplained:.0f}% of this edit"
+        if self.fit.unexplained < _ADAPTS:
+            rest = f"{missed} is more than one look can hold"
+        elif several:
+            rest = f"{missed} depends on the photo or the place: learn a style instead"
+        else:
+            rest = f"{missed} depends on the place: no one look can hold it"
+        edit = float(self.fit.edit.mean())
+        return (
+            f"Delta E 2000 on {where}: {self.error.mean:.2f} on average, {self.error.p95:.2f} at 95%, "
+            f"of an edit of {edit:.2f}; {rest}"
+        )
+
+    def at_strength(self, strength: float) -> AffineGrid:
+        """The look blended with the identity, 0 = no change, 1 = as edited."""
+        change = self.look.coefficients.clone()
+        change[[0, 5, 10]] -= 1
+        change *= strength
+        change[[0, 5, 10]] += 1
+        return AffineGrid(change, self.look.guide)
+
+    def lut(self, size: int, strength: float = 1.0) -> Lut:
+        """The look as a table of `size` nodes a side, with what the pixels ask for and a look cannot hold.
+
+        Its error is that of a table fitted without the first fold, on that fold, at strength 1; the look had seen it.
+        """
+        chosen = self.pixels[self.fit.kept]
+        held_back = chosen.folds == chosen.folds.min()
+        others, first = chosen[~held_back], chosen[held_back]
+        told = fit_lut(others.before, others.after, size, self.look) if len(others.before) else None
+        apart = delta_e(told.apply(first.before[None])[0], first.after) if told else self.fit.held_back
+        table = fit_lut(chosen.before, chosen.after, size, self.look).table
+        error = LutError(float(apart.mean()), float(np.quantile(apart, 0.95)))
+        lut = Lut(table, error, f"the edits of {len(self.names)} photos, on held-back pixels")
+        return lut.at_strength(strength)
+
+
+def fit_look(pairs: Iterable[tuple[Any, Any]]) -> AffineGrid:
+    """The look that does to every photo what was done to these.
+
+    Robust against crops, scale, clipped pixels, JPEG noise, local edits and single pairs of another edit. What one
+    look cannot hold, such as an exposure chosen for each photo, is averaged; `look_from_pairs` says how much that is.
+
+    Args:
+        pairs: (before, after), each a path, a `Photo`, a PIL image or an array (H, W, 3) of uint8 or uint16.
+
+    Raises:
+        PhotoError: if a file cannot be opened.
+        ValueError: if no pair can be used: the same picture twice, pictures that show different things, none at all.
+        ImportError: without scikit-image.
+
+    Example:
+        >>> from diffretouch import AffineGrid, fit_look, open_photo
+        >>> before = open_photo("photo.jpg").pixels
+        >>> darker = (before * 0.6).astype(before.dtype)
+        >>> look = fit_look([("photo.jpg", darker)])
+        >>> look
+        AffineGrid(12x8x1x1, device=cpu)
+        >>> bool(abs(look.apply(before).mean() / darker.mean() - 1) < 0.01)
+        True
+        >>> look.save("darker.safetensors")
+    """
+    return look_from_pairs(pairs).look
+
+
+def look_from_pairs(pairs: Iterable[tuple[Any, Any]]) -> LookFromPairs:
+    """`fit_look` with its errors and notes; the same arguments."""
+    names, views = [], []
+    notes: list[str] = []
+    refused: list[str] = []
+    for number, (before, after) in enumerate(pairs, start=1):
+        name = f"{_name(before, f'before {number}')} and {_name(after, f'after {number}')}"
+        try:
+            views.append(_view(name, before, after))
+            names.append(name)
+        except PairError as error:
+            refused.append(str(error))
+    if not views:
+        raise PairError(_all_refused(refused))
+    samples = [_sampled(view, len(views)) for view in views]
+    kept = _agreeing(names, samples, notes)
+    notes = [f"left out: {line}" for line in refused] + notes
+    pixels = _together([samples[number] for number in kept])
+    fit = fit_pixels(pixels)
+    local = 1 - float(fit.kept.mean())
+    if local > _TOLD_LOCAL:
+        notes.append(f"{100 * local:.0f}% of the pixels were edited unlike the rest of their colour, and do not count")
+    return LookFromPairs(fit.look, fit, pixels, tuple(names[number] for number in kept), tuple(notes))
+
+
+def _all_refused(refused: Sequence[str]) -> str:
+    if not refused:
+        return "`pairs` has to hold at least one photo before and after an edit, got none"
+    more = f" (and so on for all {len(refused)} pairs)" if len(refused) > 1 else ""
+    return refused[0] + more
+
+
+def _name(picture: Any, unnamed: str) -> str:
+    return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else unnamed
+
+
+def _view(name: str, before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(h, w, 3) uint8 before and after, showing the same at the same places.
+
+    Raises:
+        PairError: if they do not show the same, or are the same.
+    """
+    first, second = _reduced(before), _reduced(after)
+    framing = register(first, second)
+    if not framing.safe:
+        inverted = register(first, 255 - second)  # a negative has the same structure
+        framing = inverted if inverted.safe else framing
+    if not framing.safe:
+        why = "were straightened or warped" if framing.agreement > 0.6 else "do not show the same"
+        raise PairError(f"{name} {why} (agreement {framing.agreement:.2f} of 1)")
+    scale = min(1.0, _FITTED / max(second.shape[:2]))
+    height, width = (max(2, round(side * scale)) for side in second.shape[:2])
+    smaller = PIL.Image.fromarray(second).resize((width, height), PIL.Image.Resampling.LANCZOS, reducing_gap=3.0)
+    view = framing.crop(first, (width, height)), np.asarray(smaller)
+    if delta_e(*(_unit(side[::4, ::4]).reshape(-1, 3) for side in view)).mean() < _SAME:
+        raise PairError(f"{name} are the same picture: there is no edit to learn")
+    return view
+
+
+def _reduced(picture: Any) -> np.ndarray:
+    """sRGB (h, w, 3) uint8 of at most some `_VIEW` pixels."""
+    if isinstance(picture, (str, os.PathLike)):
+        picture = open_photo(picture)
+    if isinstance(picture, PIL.Image.Image):
+        picture = np.asarray(picture.convert("RGB"))
+    if isinstance(picture, np.ndarray):
+        picture = Photo(picture)
+    pixels = picture.model_view()
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    image = PIL.Image.fromarray(np.ascontiguousarray(pixels))
+    image.thumbnail((_VIEW, _VIEW), PIL.Image.Resampling.BOX, reducing_gap=None)
+    return np.asarray(image)
+
+
+def _unit(pixels: np.ndarray) -> np.ndarray:
+    return pixels.astype(np.float32) / 255
+
+
+def _sampled(view: tuple[np.ndarray, np.ndarray], num_pairs: int) -> Pixels:
+    """Pixels spread evenly over a pair, in four folds of an 8 x 8 chequer; a pair counts 1 in all."""
+    height, width = view[0].shape[:2]
+    count = height * width
+    wanted = min(count, max(_LEAST_OF_A_PAIR, _MOST_PIXELS // num_pairs))
+    places = np.sort(np.random.default_rng(0).choice(count, wanted, replace=False))
+    rows, columns = places // width * 8 // height, places % width * 8 // width
+    before, after = (_unit(side.reshape(-1, 3)[places]) for side in view)
+    return Pixels(before, after, (rows % 2 * 2 + columns % 2).astype(np.int64), np.full(wanted, 1 / wanted, "f4"))
+
+
+def _agreeing(names: Sequence[str], samples: list[Pixels], notes: list[str]) -> list[int]:
+    """Which pairs to use; turns in `samples` those round that came the wrong way."""
+    kept, other = [], []
+    for number, verdict in enumerate(verdicts([(sample.before, sample.after) for sample in samples])):
+        if verdict is Verdict.CONTRADICTS:
+            other.append(names[number])
+            continue
+        kept.append(number)
+        if verdict is Verdict.SWAPPED:
+            sample = samples[number]
+            samples[number] = Pixels(sample.after, sample.before, sample.folds, sample.weights)
+            notes.append(f"{names[number]} came the wrong way round, as the other pairs tell: used turned round")
+    if other:
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        notes.append(f"left out: {'; '.join(other[:3])}{more}, edited unlike the others")
+    return kept
+
+
+def _together(samples: Sequence[Pixels]) -> Pixels:
+    """One array of all; whole pairs are held back where there are several."""
+    if len(samples) == 1:
+        return samples[0]
+    folds = [np.full(len(sample.folds), number % _FOLDS) for number, sample in enumerate(samples)]
+    before, after, weights = (
+        np.concatenate([getattr(sample, side) for sample in samples]) for side in ("before", "after", "weights")
+    )
+    return Pixels(before, after, np.concatenate(folds), weights)
+
+
+def pairs_of_folders(before: Path, after: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Files of two folders paired by `match_names`, and one line on those that have no partner.
+
+    Raises:
+        PairError: if no file has a partner.
+        OSError: if a folder cannot be read.
+    """
+    from .matching import PHOTO_SUFFIXES, match_names
+
+    both = [
+        [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.suffix.lower() in PHOTO_SUFFIXES]
+        for folder in (before, after)
+    ]
+    matched, unused = match_names(*both)
+    if not matched:
+        raise PairError(f"no photo of {before} has a retouched version of its name in {after}")
+    files = [line.partition(":")[0] for line in unused]
+    more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+    notes = [f"without a partner: {', '.join(files[:5])}{more}"] if files else []
+    return [(before / first, after / second) for first, second in matched.values()], notes
