@@ -23,6 +23,7 @@ from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo
 from diffretouch.photo.tags import TagReader
+from diffretouch.photo.xmp import Packet
 
 HEIGHT, WIDTH = 6, 9
 LOSSLESS = (".png", ".tif", ".webp")
@@ -151,7 +152,8 @@ def with_png_chunk(data: bytes | bytearray, kind: bytes, content: bytes) -> byte
 
 def test_orientation_in_xmp_is_reset_only_when_it_was_applied(tmp_path):
     turned = write_with_pillow(tmp_path / "a.jpg", smooth_picture(4, 8), exif=exif_block(6), xmp=XMP)
-    assert open_photo(turned).xmp == XMP.replace(b'Orientation="6"', b'Orientation="1"')
+    packet = Packet(open_photo(turned).xmp)
+    assert (packet.value("tiff:Orientation"), packet.value("xmp:Rating")) == ("1", "4")
     straight = write_with_pillow(tmp_path / "b.jpg", smooth_picture(4, 8), exif=exif_block(1), xmp=XMP)
     assert open_photo(straight).xmp == XMP
 
@@ -307,14 +309,16 @@ def test_broken_or_foreign_profiles_do_not_reach_rgb_pixels(tmp_path, extension)
         assert open_photo(path).icc_profile is None
 
 
-def test_exif_and_xmp_too_large_for_jpeg_are_left_out_with_a_warning(tmp_path):
-    block = exif_block(1)
-    photo = Photo(smooth_picture(8, 8), exif=block + bytes(70_000), xmp=XMP + b" " * 70_000, icc_profile=SRGB)
-    with pytest.warns(UserWarning, match="left out") as caught:
-        save_photo(photo, tmp_path / "a.jpg")
-    assert len(caught) == 2
+def test_exif_too_large_for_jpeg_keeps_what_fits_and_says_so(tmp_path):
+    block = exif_block(1, size=(8, 8))
+    photo = Photo(smooth_picture(8, 8), exif=block + bytes(70_000), xmp=XMP, icc_profile=SRGB)
+    notes = save_photo(photo, tmp_path / "a.jpg")
+    assert len(notes) == 1 and "maker's note" in notes[0]
     again = open_photo(tmp_path / "a.jpg")
-    assert (again.exif, again.xmp, again.icc_profile) == (None, None, SRGB)
+    told = told_by(photo.exif)
+    del told[EXIF_IFD][0x927C]
+    assert told_by(again.exif) == told
+    assert (again.xmp, again.icc_profile) == (XMP, SRGB)
     for extension in LOSSLESS:
         save_photo(photo, tmp_path / f"a{extension}")
         assert open_photo(tmp_path / f"a{extension}").xmp == photo.xmp
@@ -972,7 +976,7 @@ def test_bad_targets_get_one_sentence(tmp_path):
     photo = Photo(smooth_picture(8, 8))
     (tmp_path / "folder.png").mkdir()
     for target, overwrite, expected in (
-        (tmp_path / "a.gif", False, r"\.jpg, \.jpeg, \.png, \.webp, \.tif, \.tiff, \.heic, \.heif, \.avif, got \.gif"),
+        (tmp_path / "a.gif", False, r"one of \.jpg, \.jpeg, .*, \.avif, got \.gif"),
         (tmp_path / "a", False, "got none"),
         (tmp_path / "missing" / "a.png", False, "no such folder"),
         (tmp_path / "folder.png", False, "exists already"),

@@ -19,8 +19,8 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo, saved_suffix
+from diffretouch.photo.claims import xmp_without_places
 from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
-from diffretouch.photo.tags import xmp_without_gps
 
 pillow_heif = pytest.importorskip("pillow_heif")
 rawpy = pytest.importorskip("rawpy")
@@ -184,7 +184,11 @@ def test_a_missing_optional_package_is_named_with_its_command(tmp_path, module, 
     """
     source = str(tmp_path / ("a.dng" if module == "rawpy" else "a.heic"))
     command = [sys.executable, "-c", textwrap.dedent(program), source]
-    environment = {**os.environ, "PYTHONPATH": str(Path(sys.modules["diffretouch"].__path__[0]).parent)}
+    missing = tmp_path / "missing"  # for decoder processes
+    missing.mkdir()
+    (missing / f"{module}.py").write_text("raise ImportError")
+    paths = [str(missing), str(Path(sys.modules["diffretouch"].__path__[0]).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, cwd=tmp_path)
     lines = done.stdout.splitlines()
     assert len(lines) == (1 if module == "rawpy" else 2)
@@ -424,7 +428,7 @@ def test_xmp_in_other_encodings_goes_with_the_place(tmp_path):
 def test_xmp_that_never_closes_its_places_is_done_with_at_once():
     """Each of them searched to the end would take hours."""
     for part in (b"<exif:GPSTag>", b"<exif:GPSTag", b" exif:GPSTag='"):
-        assert xmp_without_gps(b"<x/>" + part * 100_000) == b"<x/>"
+        assert xmp_without_places(b"<x/>" + part * 100_000) is None
 
 
 def test_adobe_rgb_that_only_exif_speaks_of_gets_its_profile(tmp_path):

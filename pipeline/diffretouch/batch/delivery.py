@@ -69,13 +69,20 @@ class Delivery:
         folder.mkdir()
         return folder
 
-    def save(self, photo: Photo, target: Any, settings: Settings) -> None:
-        """Encode a photo as what `target` will hold; errors name the target."""
+    def save(self, photo: Photo, target: Any, settings: Settings, done: str | None = None) -> tuple[str, ...]:
+        """Encode a photo as what `target` will hold, and return what it cannot keep; errors name the target."""
         from ..photo import PhotoError, save_photo
 
         staged = self.staged(target)
         try:
-            save_photo(photo, staged, overwrite=True, remove_gps=settings.remove_gps)
+            return save_photo(
+                photo,
+                staged,
+                overwrite=True,
+                quality=settings.quality,
+                remove_gps=settings.remove_gps,
+                done=done,
+            )
         except PhotoError as error:
             raise PhotoError(str(error).replace(str(staged), str(target))) from None
 

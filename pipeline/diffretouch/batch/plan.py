@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import string
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 NAME_FIELDS = ("stem", "suffix", "kind", "number")
 """What a name template may hold: the photo's name without extension, the retouch's extension, the photo's extension
@@ -19,6 +20,9 @@ without its dot, and the photo's place in the batch from 1."""
 
 # A folder may be called anything, but nobody means one by these.
 _OTHER_SUFFIXES = {".bmp", ".dng", ".gif", ".jp2", ".jxl", ".pdf", ".psd"}
+
+MADE_OTHERWISE = "made with other settings; choose another output or pass --overwrite"
+"""How a `Refusal` ends whose file is there from a run with other sliders or options."""
 
 
 class UsageError(Exception):
@@ -125,25 +129,29 @@ def check_photo_name(name: str, path: Any, allowed: str = "to end in") -> None:
         raise UsageError(f"`{name}` has {allowed} {', '.join(SAVED_SUFFIXES)}, got {path}")
 
 
-def find_photos(inputs: Iterable[Any], recursive: bool = False, output: Any = None) -> Iterator[_Found | Refusal]:
+def find_photos(
+    inputs: Iterable[Any], recursive: bool = False, output: Any = None, skipped: Counter[str] | None = None
+) -> Iterator[_Found | Refusal]:
     """The photos that `inputs` name: files as they are, folders by the extensions of their files, in order of name.
 
     Hidden files and folders are left out, and so is the folder `output` inside of an input. Links to folders are
-    followed, except back to a folder on the way.
+    followed, except back to a folder on the way. `skipped` counts the pictures and videos in folders that cannot be
+    opened, by extension.
     """
+    skipped = Counter() if skipped is None else skipped
     for entry in inputs:
         if not is_folder(entry):
             yield _Found(entry)
             continue
-        inside = list(_walk(entry, PurePosixPath(), recursive, _identity(output), ()))
+        inside = list(_walk(entry, PurePosixPath(), recursive, _identity(output), (), skipped))
         hint = "" if recursive else " (pass --recursive to look into its folders)"
         yield from inside or [Refusal(entry, f"cannot open {entry}: it is a folder without photos{hint}")]
 
 
 def _walk(
-    folder: Any, below: PurePosixPath, recursive: bool, output: Any, above: tuple[Any, ...]
+    folder: Any, below: PurePosixPath, recursive: bool, output: Any, above: tuple[Any, ...], skipped: Counter[str]
 ) -> Iterator[_Found | Refusal]:
-    from ..photo import OPENED_SUFFIXES
+    from ..photo import OPENED_SUFFIXES, SKIPPED_SUFFIXES
 
     here = _identity(folder)
     if here in above:
@@ -159,9 +167,36 @@ def _walk(
             continue
         if is_folder(entry):
             if recursive and _identity(entry) != output:
-                yield from _walk(entry, below / entry.name, recursive, output, (*above, here))
+                yield from _walk(entry, below / entry.name, recursive, output, (*above, here), skipped)
         elif entry.suffix.lower() in OPENED_SUFFIXES:
             yield _Found(entry, below, is_named=False)
+        elif entry.suffix.lower() in SKIPPED_SUFFIXES:
+            skipped[entry.suffix.lower()] += 1
+
+
+def _preferred(items: Iterable[_Found | Refusal], prefer: str) -> list[_Found | Refusal]:
+    """Without the other file of each pair of camera RAW and rendered photo of one name in one folder."""
+    from ..photo import RAW_SUFFIXES
+
+    items = list(items)
+    raws = {_pair(item) for item in items if _is_found(item) and item.source.suffix.lower() in RAW_SUFFIXES}
+    rendered = {_pair(item) for item in items if _is_found(item) and item.source.suffix.lower() not in RAW_SUFFIXES}
+    unwanted = {"both": (), "raw": raws, "jpeg": rendered}[prefer]
+    return [
+        item
+        for item in items
+        if not _is_found(item)
+        or _pair(item) not in unwanted
+        or (item.source.suffix.lower() in RAW_SUFFIXES) == (prefer == "raw")
+    ]
+
+
+def _is_found(item: _Found | Refusal) -> TypeGuard[_Found]:
+    return isinstance(item, _Found) and not item.is_named
+
+
+def _pair(item: _Found) -> tuple[Any, str]:
+    return item.source.parent, item.source.stem.casefold()
 
 
 def _identity(path: Any) -> Any:
@@ -175,6 +210,8 @@ def plan(
     *,
     recursive: bool = False,
     overwrite: bool = False,
+    prefer: str = "both",
+    skipped: Counter[str] | None = None,
     standing: Callable[[Job], str] = lambda job: "new",
 ) -> list[Job | Refusal]:
     """Name every file before any work, so that a clash costs nothing.
@@ -184,6 +221,8 @@ def plan(
         naming: what their files are called.
         recursive: look into the folders of folders.
         overwrite: files that exist are replaced.
+        prefer: of camera RAW and rendered photos of one name in one folder: "raw", "jpeg" or "both".
+        skipped: counts the pictures and videos in folders that cannot be opened, by extension.
         standing: what an earlier run did about a photo: "new", "done", "begun" or "other" (other settings).
 
     Returns:
@@ -193,7 +232,7 @@ def plan(
         UsageError: if the output cannot be used, or a photo that was named clashes with another photo or a file.
     """
     output = naming.output
-    items = list(find_photos(inputs, recursive, output))
+    items = _preferred(find_photos(inputs, recursive, output, skipped), prefer)
     found = [item for item in items if isinstance(item, _Found)]
     to_file = is_photo_name(output) and not is_folder(output)
     if output.suffix.lower() in _OTHER_SUFFIXES and not is_folder(output):
@@ -207,6 +246,7 @@ def plan(
         _check_template(kind, template)
     make = _job_to_file if to_file else _job_to_folder
     jobs = {item: make(item, number, naming, overwrite) for number, item in enumerate(found, start=1)}
+    jobs = _with_distinct_comparisons(jobs)
     outcome = _without_clashes(jobs, overwrite, standing)
     _check_folder(output.parent if to_file else output)
     entries = [outcome.get(item) if isinstance(item, _Found) else item for item in items]
@@ -262,6 +302,20 @@ def _check_template(option: str, template: str) -> None:
         raise UsageError(f"`{option}` has to hold no other fields than {allowed}, got {template}")
 
 
+def _with_distinct_comparisons(jobs: dict[_Found, Job]) -> dict[_Found, Job]:
+    """Comparisons of photos that differ only by their kind, as a camera's RAW and JPEG, are called by it as well."""
+    names = Counter(_identity(job.extras["compare"]) for job in jobs.values() if "compare" in job.extras)
+    distinct = {}
+    for item, job in jobs.items():
+        compared = job.extras.get("compare")
+        if compared is not None and names[_identity(compared)] > 1:
+            stem = compared.stem.removesuffix("-compare")
+            better = compared.with_name(f"{stem}-{item.source.suffix[1:]}-compare.jpg")
+            job = replace(job, extras={**job.extras, "compare": better})
+        distinct[item] = job
+    return distinct
+
+
 def _without_clashes(
     jobs: Mapping[_Found, Job], overwrite: bool, standing: Callable[[Job], str]
 ) -> dict[_Found, Job | Refusal]:
@@ -293,8 +347,9 @@ def _clash(
             return f"two files of {job.source} would both be written to {target}"
         own.add(identity)
         if exists(target) and not overwrite and standing(job) in ("new", "other"):
-            made = ", made with other settings" if standing(job) == "other" else ""
-            return f"{target} exists{made}; choose another output or pass --overwrite"
+            if standing(job) == "other":
+                return f"{target} exists, {MADE_OTHERWISE}"
+            return f"{target} exists; choose another output or pass --overwrite"
         if identity in sources and not (job.in_place and target == job.retouched):
             return f"{target} is an input, too; choose another output"
     return None

@@ -28,8 +28,8 @@ class Report:
     """A JSON-lines file that notes every photo when it is done or has failed, and by which the next run resumes.
 
     A line holds `source`, `source_stamp` (size and time of change), `outputs` (their sizes by path), `seconds` (by
-    stage), `settings` and `error` (null when done); a LUT adds `lut_delta_e`. A photo that was
-    tried again has a line per try, of which the last counts.
+    stage), `settings` and `error` (null when done); a LUT adds `lut_delta_e`, and `notes` are sentences on what a
+    photo lost or lacks. A photo that was tried again has a line per try, of which the last counts.
 
     Args:
         path: the file; read now, written from `open` on.

@@ -156,7 +156,8 @@ def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[]
 
     settings = retoucher.settings
     with _seconds(record, "decode"):
-        photo = _open(job.source)
+        photo = _open(job.source, settings.allow_damaged)
+    notes = list(photo.notes)
     check()
     with _seconds(record, "model"):
         grids = retoucher.grids(photo, 1 + len(job.variants), check)
@@ -168,7 +169,7 @@ def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[]
                 retouched = photo.retouch(grid, settings.strength)
             check()
             with _seconds(record, "encode"):
-                delivery.save(retouched, target, settings)
+                notes += delivery.save(retouched, target, settings, settings.done)
             if shown:
                 shown.append(reduced(retouched.pixels, *COMPARE_SIZE))
         if shown:
@@ -176,6 +177,8 @@ def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[]
         _write_looks(job, grids[0], photo, settings, delivery, record)
         check()
         delivery.deliver()
+    if notes:
+        record["notes"] = list(dict.fromkeys(notes))
     record["outputs"] = {str(target): size for target, size in delivery.sizes.items()}
 
 
@@ -211,11 +214,11 @@ def _seconds(record: Record, stage: str) -> Iterator[None]:
         record["seconds"][stage] = round(so_far + time.perf_counter() - started, 4)
 
 
-def _open(source: Any) -> Photo:
+def _open(source: Any, allow_damaged: bool) -> Photo:
     from ..photo import PhotoError, open_photo
 
     if is_local(source):
-        return open_photo(source)
+        return open_photo(source, allow_damaged=allow_damaged)
     with tempfile.TemporaryDirectory(prefix="diffretouch-") as folder:
         copied = Path(folder, source.name)
         try:
@@ -223,6 +226,6 @@ def _open(source: Any) -> Photo:
         except Exception as error:  # every kind of store has its own
             raise PhotoError(f"cannot open {source}: {first_line(error)}") from error
         try:
-            return open_photo(copied)
+            return open_photo(copied, allow_damaged=allow_damaged)
         except PhotoError as error:
             raise PhotoError(str(error).replace(str(copied), str(source))) from None

@@ -28,7 +28,10 @@ class Settings:
         lora_scale: their weight.
         look: a saved retouch (.safetensors) to apply instead of asking the model.
         lut_size: nodes per side of .cube files.
-        remove_gps: leave the place out of the EXIF of what is written.
+        remove_gps: leave the place out of the metadata of what is written.
+        allow_damaged: retouch what there is of photos that are damaged.
+        quality: of what is written, see `save_photo`.
+        record: write down in the metadata what was done.
     """
 
     colorfulness: float = 0.0
@@ -45,10 +48,21 @@ class Settings:
     look: str | None = None
     lut_size: int = 33
     remove_gps: bool = False
+    allow_damaged: bool = False
+    quality: int | None = None
+    record: bool = True
 
     @property
     def sliders(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in ("colorfulness", "brightness", "contrast", "temperature")}
+
+    @property
+    def done(self) -> str | None:
+        """What these settings do to a photo, for its history; None where nothing is written down."""
+        if not self.record:
+            return None
+        what = "a saved look" if self.look else ", ".join(f"{name} {value:g}" for name, value in self.sliders.items())
+        return f"{what}, strength {self.strength:g}"
 
     def sampling(self, pipe: Any) -> dict[str, Any]:
         """What these settings say about the steps, as arguments of a call of `pipe`."""

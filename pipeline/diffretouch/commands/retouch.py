@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields
@@ -11,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ..batch.loop import retouch_files
-from ..batch.plan import Job, Naming, Refusal, UsageError, is_folder, is_local, is_photo_name, place, plan
+from ..batch.plan import (
+    MADE_OTHERWISE,
+    Job,
+    Naming,
+    Refusal,
+    UsageError,
+    is_folder,
+    is_local,
+    is_photo_name,
+    place,
+    plan,
+)
 from ..batch.report import Report
 from ..batch.settings import Settings
 from .arguments import MAX_VARIANTS, SLIDERS, add_model, add_sliders, count_between, start_quickly
@@ -32,9 +44,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
     parser.add_argument("--remove-gps", action="store_true", help="leave the place out of what is written")
+    parser.add_argument(
+        "--quality",
+        type=count_between("quality", 1, 100),
+        metavar="N",
+        help="of JPEG, WebP, HEIC and AVIF (default: about as the photo's own)",
+    )
+    parser.add_argument(
+        "--no-record", dest="record", action="store_false", help="do not write into the metadata what was done"
+    )
+    parser.add_argument("--allow-damaged", action="store_true", help="retouch what there is of damaged photos")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist, IN too if it is OUT")
     batch = parser.add_argument_group("batches")
     batch.add_argument("--recursive", action="store_true", help="look into the folders of folders, and repeat them")
+    batch.add_argument(
+        "--prefer",
+        choices=("raw", "jpeg", "both"),
+        default="both",
+        help="of RAW and JPEG of one name in a folder (default: %(default)s)",
+    )
     batch.add_argument(
         "--name", metavar="TEMPLATE", help="of files in the folder OUT: {stem}, {suffix}, {kind}, {number:04}"
     )
@@ -67,13 +95,19 @@ def _run_retouch(options: argparse.Namespace) -> int:
     path = options.report or _default_report(inputs, naming.output)
     report = Report(path) if path else None
     described = settings.described()
+    skipped: Counter[str] = Counter()
     jobs = plan(
         inputs,
         naming,
+        prefer=options.prefer,
+        skipped=skipped,
         recursive=options.recursive,
         overwrite=options.overwrite,
         standing=(lambda job: report.standing(job, described)) if report else (lambda job: "new"),
     )
+    if skipped:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
+        print(f"diffretouch: left out, as they cannot be opened: {kinds}", file=sys.stderr)
     todo = report.unfinished(jobs, described) if report else jobs
     if len(todo) < len(jobs):
         print(f"diffretouch: {len(jobs) - len(todo)} of {len(jobs)} photos were done already", file=sys.stderr)
@@ -126,6 +160,8 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
                 failures.append(record)
             for output in record["outputs"]:
                 tqdm.write(output)
+            for note in record.get("notes", ()):
+                tqdm.write(f"diffretouch: {record['source']}: {note}", file=sys.stderr)
             for kind, error in record.get("lut_delta_e", {}).items():
                 text = f"the {kind} differs by Delta E 2000 {error['mean']:g} on average, {error['p95']:g} at 95%"
                 tqdm.write(f"diffretouch: {record['source']}: {text}", file=sys.stderr)
@@ -134,8 +170,13 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
     failures.sort(key=lambda record: order[record["source"]])
     if failures and len(jobs) == 1:
         raise UsageError(failures[0]["error"])
+    standing = [failure for failure in failures if failure["error"].endswith(MADE_OTHERWISE)]
+    if len(standing) > 1:  # one cause, so one line
+        text = f"{len(standing)} of {len(jobs)} photos are there already, {MADE_OTHERWISE}"
+        print(f"diffretouch: {text}", file=sys.stderr)
+        failures = [failure for failure in failures if failure not in standing]
     for failure in failures:
         print(f"diffretouch: {failure['error']}", file=sys.stderr)
     if failures:
         print(f"diffretouch: {len(failures)} of {len(jobs)} photos failed, the rest is done", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures or standing else 0

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..photo import RAW_SUFFIXES, RENDERED_SUFFIXES
+
 # What cameras and editors hang on a name, also several in a row: "IMG_1 (edited) copy", "IMG_1-Edit-2".
 _SUFFIX = re.compile(
     r"[-_ .(]+(before|after|orig(inal)?|raw|source|input|target|edit(ed)?|final|retouch(ed)?|processed|enhanced|"
@@ -13,9 +15,7 @@ _SUFFIX = re.compile(
 )
 _SEPARATORS = "-_ .("
 # Several files of one photo: the picture that shows the camera's own rendering first, the sensor's data last.
-_RENDERED = (".jpg", ".jpeg", ".heic", ".heif", ".avif", ".png", ".webp", ".tif", ".tiff")
-_RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".pef", ".srw")
-PHOTO_SUFFIXES = (*_RENDERED, *_RAW)
+PHOTO_SUFFIXES = (*RENDERED_SUFFIXES, *sorted(RAW_SUFFIXES))
 
 
 def match_names(before: Sequence[Path], after: Sequence[Path]) -> tuple[dict[str, tuple[Path, Path]], list[str]]:

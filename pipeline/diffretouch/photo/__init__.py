@@ -4,15 +4,21 @@
     grid = pipe(photo.model_view(), output_type="grid").grids[0]
     save_photo(photo.retouch(grid), "better.tif")        # keeps all of it; never replaces a file unasked
 
-One way in (`opening`): the first bytes choose a reader, the reader gives `Decoded` (samples as they are stored,
-metadata as bytes), and an upright RGB `Photo` is made of it. One way out (`saving`): the output's extension chooses a
-writer. Each format is one module beside them. A new kind of file is one module and one line in each.
+One way in (`opening`): the first bytes choose a reader (`readers`), the reader gives `Decoded` (samples as they are
+stored, metadata as bytes), in a process of its own where its decoder may hang or crash (`isolation`), and an upright
+RGB `Photo` is made of it. One way out (`saving`): the output's extension chooses a writer. Each format is one module
+beside them. A new kind of file is one module and one line in `readers` and `saving`.
 
 What changes between a file and its `Photo`, everything else being kept bit for bit:
 
 * Orientation is applied to the pixels and reset to 1 in EXIF and XMP, and the size tags in EXIF are made true.
-* The EXIF thumbnail goes: it would show the photo as it was before the retouch.
-* Grey becomes three equal channels. A grey ICC profile becomes an RGB profile with the same tone curve.
+* Thumbnails and previews go, from EXIF, makers' notes and XMP: they show the photo as it was before the retouch.
+* XMP's claims to what is left out go with it: videos of motion photos, gain maps, depth maps, content credentials. So
+  do the settings that a RAW developer would apply once more. Regions turn with the pixels.
+* What is left out or damaged is told by `Photo.notes`.
+* Grey becomes three equal channels. A grey ICC profile becomes an RGB profile with the same tone curve. Saved again,
+  a grey file has one channel as long as its pixels are neutral.
+* Colours by a profile of tables become Display P3. Colours that a PNG states by cICP, cHRM and gAMA get a profile.
 * CMYK becomes sRGB, through the embedded profile where there is a sound one, and then has no profile.
 * Colours stored premultiplied by alpha are divided by it, because a retouch needs the true colour.
 * A profile of another colour space than the pixels', or one without a profile's signature, is dropped, and so is an
@@ -22,14 +28,18 @@ What changes between a file and its `Photo`, everything else being kept bit for 
 """
 
 from .core import MAX_PIXELS, PhotoError
-from .opening import OPENED_SUFFIXES, open_photo
+from .opening import open_photo
 from .photo import Photo
 from .saving import SAVED_SUFFIXES, save_photo, saved_suffix
+from .suffixes import OPENED_SUFFIXES, RAW_SUFFIXES, RENDERED_SUFFIXES, SKIPPED_SUFFIXES
 
 __all__ = [
     "MAX_PIXELS",
     "OPENED_SUFFIXES",
+    "RAW_SUFFIXES",
+    "RENDERED_SUFFIXES",
     "SAVED_SUFFIXES",
+    "SKIPPED_SUFFIXES",
     "Photo",
     "PhotoError",
     "open_photo",

@@ -7,12 +7,15 @@ import struct
 from typing import Any, BinaryIO
 
 import imagecodecs
+import numpy as np
 from PIL import Image
 from PIL.AvifImagePlugin import AvifImageFile
 
 from .colour import profile_of_code_points
 from .core import (
+    DEFAULT_QUALITY,
     Decoded,
+    Encoding,
     Refused,
     check_frames,
     check_size,
@@ -24,6 +27,7 @@ from .core import (
 )
 from .photo import Photo, check_sides
 
+_EIGHT_BITS = "AVIF is written with 8 bits, fewer than the photo has; HEIC, TIFF and PNG keep more"
 _HEADER_BYTES = 1 << 16  # the boxes that describe the picture stand at the start, in a few hundred bytes
 
 
@@ -45,6 +49,7 @@ def read_avif(file: BinaryIO, max_pixels: int) -> Decoded:
         icc_profile=info.get("icc_profile") or _profile_of_numbers(header),
         exif=without_exif_mark(info.get("exif")),
         xmp=info.get("xmp"),
+        encoding=Encoding(bits=_bits(header)),
     )
 
 
@@ -66,13 +71,15 @@ def _profile_of_numbers(header: bytes) -> bytes | None:
     return profile_of_code_points(*struct.unpack_from(">HH", header, at + 8))
 
 
-def write_avif(photo: Photo, file: BinaryIO, quality: int) -> None:
+def write_avif(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
     """Write `photo` in 8 bits; close to its pixels at high quality, never exactly."""
     check_sides(photo, 65_535, "AVIF")
     alpha = None if photo.alpha is None else eight_bit(photo.alpha)
     options: dict[str, Any] = {"icc_profile": photo.icc_profile, "exif": photo.exif, "xmp": photo.xmp}
     options = {name: value for name, value in options.items() if value}
+    quality = quality or DEFAULT_QUALITY
     options |= {"quality": quality, "subsampling": "4:4:4" if quality >= 90 else "4:2:0"}
     encoded = io.BytesIO()
     Image.fromarray(with_alpha(eight_bit(photo.pixels), alpha)).save(encoded, "AVIF", **options)
     file.write(encoded.getbuffer())
+    return [_EIGHT_BITS] if photo.pixels.dtype != np.uint8 else []

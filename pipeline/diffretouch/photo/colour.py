@@ -9,20 +9,54 @@ import numpy as np
 
 from .core import Decoded, Refused, in_bands
 
+_TABLES = "its colour profile of tables cannot be kept; the result is in Display P3, which looks the same"
 
-def as_rgb(decoded: Decoded) -> tuple[np.ndarray, bytes | None]:
-    """Pixels `(H, W, 3)` of the stored samples' dtype, and the RGB profile that belongs to them."""
+
+def as_rgb(decoded: Decoded) -> tuple[np.ndarray, bytes | None, tuple[str, ...]]:
+    """Pixels `(H, W, 3)` of the stored samples' dtype, the RGB profile that belongs to them, and what was lost."""
     space = _profile_space(decoded.icc_profile)
     profile = decoded.icc_profile if space == "RGB " else None
     if decoded.space == "CMYK":
-        return _rgb_of_cmyk(decoded.samples, decoded.icc_profile if space == "CMYK" else None), None
+        return _rgb_of_cmyk(decoded.samples, decoded.icc_profile if space == "CMYK" else None), None, ()
     if decoded.space == "RGB ":
-        return decoded.samples, profile
+        if profile is not None and _is_of_tables(profile):
+            converted = _rgb_of_tables(decoded.samples, profile)
+            if converted is not None:
+                return converted, DISPLAY_P3, (_TABLES,)
+        return decoded.samples, profile, ()
     if decoded.icc_profile and space == "GRAY":
         profile = _rgb_profile_of_grey(decoded.icc_profile)
     pixels = np.empty((*decoded.samples.shape, 3), dtype=decoded.samples.dtype)
     pixels[:] = decoded.samples[..., None]
-    return pixels, profile
+    return pixels, profile, ()
+
+
+def _is_of_tables(profile: bytes) -> bool:
+    """Whether an RGB profile says what its colours are by tables alone, as scanners' and JPEG XL's XYB do."""
+    try:
+        tags = profile_tags(profile)
+    except ValueError:
+        return False
+    return b"rXYZ" not in tags and any(name in tags for name in (b"A2B0", b"A2B1", b"D2B0"))
+
+
+def _rgb_of_tables(samples: np.ndarray, profile: bytes) -> np.ndarray | None:
+    """Display P3 of samples of such a profile; None if littlecms cannot use it."""
+
+    def converted(top: int, bottom: int) -> np.ndarray:
+        return imagecodecs.cms_transform(
+            np.ascontiguousarray(samples[top:bottom]),
+            profile,
+            DISPLAY_P3,
+            colorspace="rgb",
+            outcolorspace="rgb",
+            intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC,
+        )
+
+    try:
+        return in_bands(converted, samples.shape, samples.dtype)
+    except imagecodecs.CmsError:
+        return None
 
 
 def _profile_space(profile: bytes | None) -> str | None:
@@ -136,6 +170,42 @@ def _display_profile(name: str, primaries: Primaries, curve: bytes) -> bytes:
 DISPLAY_P3 = _display_profile("Display P3", _P3, _SRGB_CURVE)
 ADOBE_RGB = _display_profile("Compatible with Adobe RGB (1998)", _ADOBE, _ADOBE_CURVE)
 _REC_2020 = _display_profile("Rec. 2020 primaries, sRGB curve", _BT2020, _SRGB_CURVE)
+
+_SRGB_POINTS = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white, red, green and blue
+_NEAR = 0.002
+_BRADFORD = np.array(((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296)))
+_D50 = np.array((0.96422, 1.0, 0.82521))
+
+
+def profile_of_chromaticities(points: tuple[float, ...] | None, gamma: float | None) -> bytes | None:
+    """The profile of a PNG that gives x and y of white, red, green and blue, a tone curve's exponent, or both.
+
+    None stands for sRGB. Refused: points that span no triangle.
+    """
+    if gamma is not None and abs(gamma - 2.2) < 0.01 and points is None:
+        gamma = None  # what "sRGB" was called before there was a chunk for it
+    close = points is None or max(abs(a - b) for a, b in zip(points, _SRGB_POINTS, strict=True)) < _NEAR
+    if close and (gamma is None or abs(gamma - 2.2) < 0.01):
+        return None
+    curve = _SRGB_CURVE if gamma is None else b"para" + bytes(8) + struct.pack(">i", round(gamma * 65536))
+    primaries = SRGB_PRIMARIES if points is None else _adapted(points)
+    return _display_profile("By the chunks gAMA and cHRM", primaries, curve)
+
+
+def _adapted(points: tuple[float, ...]) -> Primaries:
+    """X, Y and Z of the primaries under D50, by Bradford's way (ICC.1:2010, annex E)."""
+    try:
+        xyz = [np.array((x / y, 1.0, (1 - x - y) / y)) for x, y in zip(points[::2], points[1::2], strict=True)]
+        matrix = np.stack(xyz[1:], axis=1)
+        matrix = matrix * np.linalg.solve(matrix, xyz[0])
+        scale = np.diag((_BRADFORD @ _D50) / (_BRADFORD @ xyz[0]))
+        adapted = np.linalg.inv(_BRADFORD) @ scale @ _BRADFORD @ matrix
+    except (ZeroDivisionError, np.linalg.LinAlgError):
+        raise Refused("its primaries (cHRM) are no colours") from None
+    if not np.isfinite(adapted).all() or np.abs(adapted).max() > 4:
+        raise Refused("its primaries (cHRM) are no colours")
+    return tuple((float(x), float(y), float(z)) for x, y, z in adapted.T)
+
 
 _HDR_CURVES = (16, 18)  # PQ and HLG
 

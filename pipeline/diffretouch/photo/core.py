@@ -14,6 +14,9 @@ from ..extras import require
 MAX_PIXELS = 400_000_000
 """Largest photo `open_photo` decodes unless told otherwise: four times 100 MP, 1.2 GB of 8-bit RGB."""
 
+DEFAULT_QUALITY = 95
+"""Of formats that lose something, where neither the caller nor the photo's own file says another one."""
+
 MAX_METADATA = 1 << 26
 """Bytes of one tag or one inflated chunk that are read at most; real ones are below 10 MB."""
 
@@ -29,6 +32,24 @@ class Refused(Exception):
     """Why a file cannot be used, told by code that does not know the file's name."""
 
 
+class Encoding(NamedTuple):
+    """How a file stored its picture, for a retouch that is stored like it.
+
+    Attributes:
+        quality: of a JPEG, in [1, 100], estimated from its tables.
+        subsampling: of colour, "444", "422" or "420".
+        bits: per sample.
+        lossless: every pixel is stored exactly, by a format that need not do so.
+        bytes_per_pixel: of the whole file.
+    """
+
+    quality: int | None = None
+    subsampling: str | None = None
+    bits: int = 8
+    lossless: bool = False
+    bytes_per_pixel: float | None = None
+
+
 class Decoded(NamedTuple):
     """What a reader found: samples as stored, `(H, W)` for grey or `(H, W, channels)`, and untouched metadata."""
 
@@ -40,6 +61,17 @@ class Decoded(NamedTuple):
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     turned: bool = False  # the decoder has applied the orientation already
+    damage: str | None = None  # what is wrong with samples that a decoder filled up
+    notes: tuple[str, ...] = ()  # what could not be kept, a sentence each
+    iptc: bytes | None = None
+    texts: tuple[tuple[str, str], ...] = ()
+    encoding: Encoding = Encoding()
+
+
+def is_neutral(pixels: np.ndarray) -> bool:
+    """Whether the three channels are equal everywhere."""
+    bands = (pixels[top : top + BAND_ROWS] for top in range(0, len(pixels), BAND_ROWS))
+    return all((band[..., :1] == band[..., 1:]).all() for band in bands)
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

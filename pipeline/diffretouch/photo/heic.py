@@ -9,7 +9,10 @@ import numpy as np
 
 from .colour import profile_of_code_points
 from .core import (
+    DEFAULT_QUALITY,
     Decoded,
+    Encoding,
+    Refused,
     check_size,
     divided_by_alpha,
     full_range,
@@ -19,15 +22,20 @@ from .core import (
     with_alpha,
     without_exif_mark,
 )
-from .photo import Photo, check_sides
+from .photo import Photo, check_sides, own_encoding, stored_samples
 
+_LONGEST_SIDE = 16_384  # what HEVC's highest level allows
+_AS_LARGE_AS = (80, 65)  # qualities tried one after the other until a file is about as large as it was
+_MUCH_LARGER = 1.6  # the fast encoder needs half as much again for the same quality
 _SAVED_BITS = 10  # more than that plays on few devices
 
 
 def read_heic(file: BinaryIO, max_pixels: int) -> Decoded:
     """The main picture of a HEIC file, 8, 10 or 12 bits, turned upright by the decoder as the file says."""
     heif = optional_module("pillow_heif", "HEIC")
-    opened = heif.open_heif(file.read(), convert_hdr_to_8bit=False)
+    data = file.read()
+    length = len(data)
+    opened = heif.open_heif(data, convert_hdr_to_8bit=False)
     picture = opened[opened.primary_index]
     width, height = picture.size
     check_size(width, height, max_pixels)
@@ -46,7 +54,25 @@ def read_heic(file: BinaryIO, max_pixels: int) -> Decoded:
         exif=without_exif_mark(info.get("exif")),
         xmp=info.get("xmp"),
         turned=True,
+        notes=_left_out(info),
+        encoding=Encoding(None, _subsampling(info), bits, False, length / (width * height)),
     )
+
+
+def _left_out(info: dict[str, Any]) -> tuple[str, ...]:
+    """What belongs to the picture and cannot be written again."""
+    kinds = " ".join(map(str, info.get("aux") or {}))
+    notes = ["its gain map is left out: the result is of standard range, not HDR"] if "hdrgainmap" in kinds else []
+    if info.get("depth_images") or "depth" in kinds:
+        notes.append("its depth map is left out")
+    if "matte" in kinds:
+        notes.append("its portrait mattes are left out")
+    return tuple(notes)
+
+
+def _subsampling(info: dict[str, Any]) -> str | None:
+    chroma = str(info.get("chroma", ""))
+    return chroma if chroma in ("420", "422", "444") else None
 
 
 def _profile_of_numbers(told: dict[str, Any] | None) -> bytes | None:
@@ -55,25 +81,39 @@ def _profile_of_numbers(told: dict[str, Any] | None) -> bytes | None:
     return profile_of_code_points(told["color_primaries"], told["transfer_characteristics"])
 
 
-def write_heic(photo: Photo, file: BinaryIO, quality: int) -> None:
-    """Write `photo` in 8 bits, or in 10 if it has more; at quality 100 these are kept exactly."""
+def write_heic(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
+    """Write `photo` in 8 bits, or in 10 if it has more; at quality 100 these are kept exactly.
+
+    Without a quality, a photo that was HEIC keeps its subsampling and about its size.
+    """
     heif = optional_module("pillow_heif", "HEIC")
-    check_sides(photo, 8_192, "HEIC")
-    samples = with_alpha(photo.pixels, photo.alpha)
-    mode = "RGB" if photo.alpha is None else "RGBA"
+    check_sides(photo, _LONGEST_SIDE, "HEIC")
+    colour, profile = stored_samples(photo)
+    samples = with_alpha(colour, photo.alpha)
+    mode = "L" if samples.ndim == 2 else "RGB" if photo.alpha is None else "RGBA"
     if samples.dtype == np.uint16:
         samples, mode = _rounded(samples), f"{mode};16"
-    options: dict[str, Any] = {"exif": photo.exif, "xmp": photo.xmp, "icc_profile": photo.icc_profile}
+    options: dict[str, Any] = {"exif": photo.exif, "xmp": photo.xmp, "icc_profile": profile}
     options = {name: value for name, value in options.items() if value}
-    # The encoder's own choice takes seven times as long for files a tenth smaller.
-    options |= {"quality": quality, "chroma": 444 if quality >= 90 else 420, "enc_params": {"preset": "ultrafast"}}
-    if quality == 100:
-        options |= {"quality": -1, "matrix_coefficients": 0}  # lossless, and RGB as it is
     height, width = photo.pixels.shape[:2]
-    picture = heif.from_bytes(mode, (width, height), samples.data)
-    encoded = io.BytesIO()
-    picture.save(encoded, **options)
+    own = own_encoding(photo, "HEIC")
+    wanted = own.bytes_per_pixel if quality is None else None
+    for tried in _AS_LARGE_AS if wanted else (quality or DEFAULT_QUALITY,):
+        chroma = (own.subsampling if wanted else None) or ("444" if tried >= 90 else "420")
+        # The encoder's own choice takes seven times as long for files a tenth smaller.
+        now = {"quality": tried, "chroma": int(chroma), "enc_params": {"preset": "ultrafast"}}
+        if tried == 100:
+            now |= {"quality": -1, "chroma": 444} | ({} if mode.startswith("L") else {"matrix_coefficients": 0})
+        picture = heif.from_bytes(mode, (width, height), np.ascontiguousarray(samples).data)
+        encoded = io.BytesIO()
+        try:
+            picture.save(encoded, **options, **now)
+        except RuntimeError:  # x265 opens with no picture that is smaller than its blocks, for one
+            raise Refused(f"the HEIC encoder does not take {width} x {height} pixels") from None
+        if wanted is None or encoded.tell() <= _MUCH_LARGER * wanted * width * height:
+            break
     file.write(encoded.getbuffer())
+    return []
 
 
 def _rounded(samples: np.ndarray) -> np.ndarray:

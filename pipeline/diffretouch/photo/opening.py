@@ -9,32 +9,30 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .avif import read_avif
+from .claims import opened_xmp
 from .colour import ADOBE_RGB, as_rgb
 from .core import MAX_PIXELS, Decoded, PhotoError, Refused, one_line
-from .heic import read_heic
-from .jpeg import read_jpeg
+from .exif import without_previews
+from .isolation import ISOLATED_KINDS, DecoderError, decoder_pool
 from .photo import Photo
-from .png import PNG_SIGNATURE, read_png
-from .raw import RAW_SIGNATURES, RAW_SUFFIXES, is_tiff_raw, read_raw
-from .tags import is_adobe_rgb, upright_exif, upright_xmp
-from .tiff import read_tiff
-from .webp import read_webp
-
-OPENED_SUFFIXES = RAW_SUFFIXES | {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif"}
-"""Usual file name extensions, in lower case, of what `open_photo` opens: for choosing files out of a folder only."""
+from .readers import kind_of, reader_of_kind
+from .tags import is_adobe_rgb, upright_exif
 
 
-def open_photo(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
+def open_photo(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, *, allow_damaged: bool = False) -> Photo:
     """Decode a JPEG, PNG, WebP, TIFF, HEIC, AVIF or camera RAW file into an upright `Photo` of 8 or 16 bits.
 
     The content decides the format, not the name. Grey, palette, 1-bit, CMYK and alpha are handled as the package's
     text says; a multi-picture JPEG or HEIC opens its main picture, a TIFF its only full-size page. The size is read
     from the header and checked before anything is decoded. Samples of 2 to 15 bits are stretched to 8 or 16.
 
+    RAW, TIFF, HEIC and AVIF are decoded in another process with bounds on time and memory, see `isolation`.
+
     Args:
         path: the file.
         max_pixels: a photo with more pixels (width times height) is refused, undecoded.
+        allow_damaged: open a photo of which a part is missing or wrong and was filled up by its decoder; `Photo.notes`
+            then says so.
 
     Raises:
         PhotoError: the file is missing, no regular file, not readable, empty, cut short, damaged, of another kind,
@@ -50,7 +48,8 @@ def open_photo(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Ph
     name = os.fspath(path)
     try:
         with _opened_for_reading(name) as file:
-            return _decoded_photo(file, max_pixels)
+            kind = kind_of(file)
+            return _guarded(lambda: _opened(file, name, kind, max_pixels, allow_damaged))
     except Refused as refusal:
         raise PhotoError(f"cannot open {name}: {refusal}") from None
     except OSError as error:
@@ -66,80 +65,50 @@ def _opened_for_reading(name: str) -> BinaryIO:
     return open(name, "rb")
 
 
-def _decoded_photo(file: BinaryIO, max_pixels: int) -> Photo:
-    kind, read = _reader_for(file)
-    file.seek(0)
+def _opened(file: BinaryIO, name: str, kind: str, max_pixels: int, allow_damaged: bool) -> Photo:
+    if kind in ISOLATED_KINDS:
+        decoded = decoder_pool().decode(name, kind, max_pixels)
+    else:
+        file.seek(0)
+        decoded = reader_of_kind(kind)(file, max_pixels)
+    if decoded.damage and not allow_damaged:
+        raise Refused(f"it is damaged: {decoded.damage} (--allow-damaged opens what there is)")
+    return _finished(decoded, kind)
+
+
+def _guarded(work: Callable[[], Photo]) -> Photo:
     try:
-        return _finished(read(file, max_pixels), kind)
+        return work()
     except Refused:
         raise
     except MemoryError:
         raise Refused("there is not enough memory to decode it") from None
-    except Exception as error:  # seven decoders, each with its own families of exceptions for bad content
-        raise Refused(f"it is damaged or cut short ({one_line(error)})") from error
-
-
-def _reader_for(file: BinaryIO) -> tuple[str, Callable[[BinaryIO, int], Decoded]]:
-    start = file.read(64)
-    if not start:
-        raise Refused("it is empty")
-    if start.startswith(b"\xff\xd8\xff"):
-        return "JPEG", read_jpeg
-    if start.startswith(PNG_SIGNATURE):
-        return "PNG", read_png
-    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
-        return "WEBP", read_webp
-    brands = _brands(start)
-    if b"avif" in brands:
-        return "AVIF", read_avif
-    if brands & _HEIC_BRANDS:
-        return "HEIC", read_heic
-    if any(start.startswith(signature, at) for signature, at in RAW_SIGNATURES) or is_tiff_raw(file):
-        return "RAW", read_raw
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF", read_tiff
-    for signature, at, other in _OTHER_KINDS:
-        if start.startswith(signature, at):
-            raise Refused(f"it is a {other} file; {_KINDS} can be opened")
-    raise Refused(f"it is not a photo file; {_KINDS} can be opened")
-
-
-_KINDS = "JPEG, PNG, WebP, TIFF, HEIC, AVIF and camera RAW"
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
-_OTHER_KINDS = (
-    (b"GIF8", 0, "GIF"),
-    (b"BM", 0, "BMP"),
-    (b"8BPS", 0, "Photoshop"),
-    (b"\xff\x0a", 0, "JPEG XL"),
-    (b"JXL ", 4, "JPEG XL"),
-    (b"ftyp", 4, "video"),
-)
-
-
-def _brands(start: bytes) -> set[bytes]:
-    """What a file of the ISO media kind says it is (ISO/IEC 14496-12, 4.3): its main and its compatible brands."""
-    if start[4:8] != b"ftyp":
-        return set()
-    length = int.from_bytes(start[:4], "big")
-    return {start[8:12], *(start[at : at + 4] for at in range(16, min(length, len(start)), 4))}
+    except Exception as error:  # each decoder has its own families of exceptions for bad content, and words for it
+        raise Refused("it is damaged or cut short") from (None if isinstance(error, DecoderError) else error)
 
 
 def _finished(decoded: Decoded, kind: str) -> Photo:
-    pixels, icc_profile = as_rgb(decoded)
+    pixels, icc_profile, notes = as_rgb(decoded)
     height, width = decoded.samples.shape[:2]
     orientation, exif = upright_exif(decoded.exif, width, height, decoded.turned)
     if icc_profile is None and decoded.space == "RGB " and is_adobe_rgb(exif):
         icc_profile = ADOBE_RGB
-    straight = orientation == 1 and not decoded.turned
+    xmp = opened_xmp(decoded.xmp, orientation, decoded.turned)
+    damage = (f"it is damaged: {decoded.damage}",) if decoded.damage else ()
     return Photo(
         pixels=_upright(pixels, orientation),
         alpha=None if decoded.alpha is None else _upright(decoded.alpha, orientation),
         icc_profile=icc_profile,
-        exif=exif,
-        xmp=decoded.xmp if straight else upright_xmp(decoded.xmp),
+        exif=without_previews(exif),
+        xmp=xmp.xmp,
         dpi=decoded.dpi[::-1] if orientation >= 5 and decoded.dpi else decoded.dpi,
         format=kind,
         grey=decoded.space == "GRAY",
+        grey_profile=decoded.icc_profile if decoded.space == "GRAY" else None,
+        notes=tuple(dict.fromkeys((*damage, *decoded.notes, *notes, *xmp.notes))),
+        iptc=decoded.iptc,
+        texts=decoded.texts,
+        encoding=decoded.encoding,
     )
 
 

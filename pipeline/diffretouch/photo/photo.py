@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import gamut
-from .core import Refused
+from .core import Encoding, Refused, is_neutral
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,11 @@ class Photo:
         format: `"JPEG"`, `"PNG"`, `"WEBP"`, `"TIFF"`, `"HEIC"`, `"AVIF"` or `"RAW"`, told by the file's content;
             None when not from a file.
         grey: the file held one grey channel.
+        grey_profile: the profile of that channel, as it was.
+        notes: what the file lost or lacks now that it is open, a sentence each without its name.
+        iptc: IPTC-IIM records.
+        texts: (keyword, text) of a PNG.
+        encoding: how the file stored its picture; None when not from a file.
 
     Raises:
         TypeError: pixels or alpha that are no NumPy array of dtype uint8 or uint16.
@@ -46,6 +51,11 @@ class Photo:
     dpi: tuple[float, float] | None = None
     format: str | None = None
     grey: bool = False
+    grey_profile: bytes | None = None
+    notes: tuple[str, ...] = ()
+    iptc: bytes | None = None
+    texts: tuple[tuple[str, str], ...] = ()
+    encoding: Encoding | None = None
 
     def __post_init__(self) -> None:
         pixels, alpha = self.pixels, self.alpha
@@ -101,6 +111,22 @@ class Photo:
 
 def _kind_of(value: object) -> str:
     return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def own_encoding(photo: Photo, kind: str) -> Encoding:
+    """How the photo's file stored its picture, if it was of the format that is written now."""
+    return photo.encoding or Encoding() if photo.format == kind else Encoding()
+
+
+def stored_samples(photo: Photo) -> tuple[np.ndarray, bytes | None]:
+    """Samples and profile as they are written: `(H, W)` if the file held one channel and the retouch kept it neutral.
+
+    Else `(H, W, 3)`, contiguous. Alpha is not in them.
+    """
+    pixels = photo.pixels
+    if photo.grey and photo.alpha is None and is_neutral(pixels):
+        return np.ascontiguousarray(pixels[..., 0]), photo.grey_profile
+    return np.ascontiguousarray(pixels), photo.icc_profile
 
 
 def check_sides(photo: Photo, longest: int, kind: str) -> None:

@@ -16,13 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from .colour import DISPLAY_P3
 from .core import Decoded, Refused, check_size, one_line, optional_module, without_exif_mark
-from .tags import CHILDREN, EXIF_TAG, ORIENTATION_TAG, SHORT, XMP_TAG, Tag, TagReader, exif_block, numbers
-
-RAW_SUFFIXES = frozenset(
-    (".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw")
-    + (".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f")
-)
-"""Usual file name extensions, in lower case."""
+from .tags import CHILDREN, EXIF_TAG, ORIENTATION_TAG, SHORT, XMP_TAG, Tag, TagReader, exif_block, number, numbers
 
 RAW_SIGNATURES = (
     (b"CR", 8),  # Canon CR2, a TIFF otherwise
@@ -42,6 +36,8 @@ _DNG_VERSION_TAG, _PHOTOMETRIC_TAG, _SUB_DIRECTORIES_TAG = 50706, 262, 330
 _MOSAIC, _LINEAR_RAW = 32803, 34892  # DNG 1.6, "PhotometricInterpretation"
 _DATA_TAGS = ((273, 279), (324, 325))  # where strips and tiles lie, and how long they are
 _MAKER_NOTE_TAG = 0x927C
+_COMPRESSION_TAG, _JPEG_XL = 259, 52546  # DNG 1.7
+_PANASONIC_DATA_TAG, _PANASONIC_KIND_TAG, _PANASONIC_HUFFMAN = 280, 45, 8
 _MOST_DIRECTORIES = 64
 
 
@@ -71,10 +67,12 @@ def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
     """
     rawpy = optional_module("rawpy", "camera RAW")
     exif, xmp = _tiff_metadata(file)
-    file.seek(0)
     try:
-        with rawpy.imread(file) as raw:
+        # By its name: of a file object, rawpy frees the bytes that LibRaw goes on reading.
+        with rawpy.imread(file.name) as raw:
             check_size(raw.sizes.iwidth, raw.sizes.iheight, max_pixels)
+            damage = _panasonic_damage(file, raw)
+            exif = exif or _preview_exif(rawpy, raw)
             samples = raw.postprocess(
                 use_camera_wb=True,
                 no_auto_bright=True,
@@ -84,15 +82,40 @@ def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
                 output_color=rawpy.ColorSpace.P3D65,
                 gamma=(2.4, 12.92),  # sRGB's curve
             )
-            exif = exif or _preview_exif(rawpy, raw)
     except rawpy.LibRawFileUnsupportedError:
         raise Refused(f"it is a camera RAW file that LibRaw {_version(rawpy)} cannot read, or damaged") from None
     except rawpy.LibRawError as error:
-        reason = error.args[0].decode("utf-8", "replace")
-        raise Refused(f"it is damaged or cut short ({one_line(reason)})") from None
+        raise Refused(f"it is damaged or cut short ({_words(error)})") from None
     if samples.ndim == 2 or samples.shape[2] == 1:
-        return Decoded(samples.reshape(samples.shape[:2]), "GRAY", exif=exif, xmp=xmp, turned=True)
-    return Decoded(np.ascontiguousarray(samples[..., :3]), "RGB ", None, DISPLAY_P3, exif, xmp, turned=True)
+        return Decoded(samples.reshape(samples.shape[:2]), "GRAY", exif=exif, xmp=xmp, turned=True, damage=damage)
+    pixels = np.ascontiguousarray(samples[..., :3])
+    return Decoded(pixels, "RGB ", None, DISPLAY_P3, exif, xmp, turned=True, damage=damage)
+
+
+def _words(error: Exception) -> str:
+    reason = error.args[0] if error.args else ""
+    return one_line(reason.decode("utf-8", "replace") if isinstance(reason, bytes) else reason)
+
+
+def _panasonic_damage(file: BinaryIO, raw: Any) -> str | None:
+    """Whether a Panasonic file ends before its last pixel, of which LibRaw says nothing.
+
+    All kinds but the eighth take at least 16 bytes for 14 pixels, in blocks of 16 kB (LibRaw, `panasonic_load_raw`).
+    """
+    file.seek(0)
+    if file.read(4) not in (b"IIU\0", b"IIRO"):
+        return None
+    try:
+        reader = TagReader(file)
+        tags = reader.directory(reader.first, {}).tags
+    except ValueError:
+        return None
+    at, kind = number(tags.get(_PANASONIC_DATA_TAG), reader.order), number(tags.get(_PANASONIC_KIND_TAG), reader.order)
+    if not at or at >= 1 << 31 or kind == _PANASONIC_HUFFMAN:
+        return None
+    least = raw.sizes.raw_width * raw.sizes.raw_height // 14 * 16
+    missing = at + least - reader.size
+    return f"{missing:,} of {least:,} bytes of its picture are missing" if missing > 0 else None
 
 
 def _saturation(raw: Any) -> int | None:
@@ -118,6 +141,8 @@ def _tiff_metadata(file: BinaryIO) -> tuple[bytes | None, bytes | None]:
         return None, None
     for tags in directories if is_tiff_raw(file) else ():  # others do not keep to these tags
         _check_data(tags, reader)
+        if number(tags.get(_COMPRESSION_TAG), reader.order) == _JPEG_XL:
+            raise Refused("its picture is stored as JPEG XL inside of DNG, which cannot be decoded yet")
     if EXIF_TAG in main:
         exif = {code: tag for code, tag in (main[EXIF_TAG].children or {}).items() if code != _MAKER_NOTE_TAG}
         main[EXIF_TAG] = main[EXIF_TAG]._replace(children=exif)

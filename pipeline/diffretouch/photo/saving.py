@@ -11,27 +11,37 @@ from typing import BinaryIO
 
 from ..files import move_to_new_name
 from .avif import write_avif
+from .claims import saved_xmp, xmp_without_places
 from .core import PhotoError, Refused, one_line
+from .exif import made_true
 from .heic import write_heic
+from .iptc import without_places
 from .jpeg import write_jpeg
 from .photo import Photo
 from .png import write_png
-from .raw import RAW_SUFFIXES
-from .tags import exif_without_gps, xmp_without_gps
+from .space import is_srgb
+from .suffixes import RAW_SUFFIXES
+from .tags import exif_without_gps
 from .tiff import write_tiff
 from .webp import write_webp
 
-_WRITERS: dict[str, Callable[[Photo, BinaryIO, int], None]] = {
+_WRITERS: dict[str, Callable[[Photo, BinaryIO, int | None], list[str]]] = {
     ".jpg": write_jpeg,
     ".jpeg": write_jpeg,
+    ".jpe": write_jpeg,
+    ".jfif": write_jpeg,
     ".png": write_png,
     ".webp": write_webp,
     ".tif": write_tiff,
     ".tiff": write_tiff,
     ".heic": write_heic,
     ".heif": write_heic,
+    ".hif": write_heic,
     ".avif": write_avif,
 }
+
+PROGRAM = "DiffRetouch"
+"""What files say that retouched them."""
 
 SAVED_SUFFIXES = tuple(_WRITERS)
 """File name extensions, in lower case, that `save_photo` writes."""
@@ -53,24 +63,32 @@ def save_photo(
     path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    quality: int = 95,
+    quality: int | None = None,
     source: str | os.PathLike[str] | None = None,
     remove_gps: bool = False,
-) -> None:
-    """Encode a photo with its profile, EXIF and XMP; the file appears complete or not at all.
+    done: str | None = None,
+) -> tuple[str, ...]:
+    """Encode a photo with its profile, EXIF, IPTC and XMP; the file appears complete or not at all.
 
     PNG and TIFF keep 16 bits, HEIC 10 of them; the others round to 8. All keep alpha but JPEG, which lays a
     transparent photo on white. PNG and TIFF always hold exactly the photo's pixels; WebP and HEIC do at quality 100
-    (HEIC to 10 bits); JPEG and AVIF never do. EXIF or XMP beyond the 64 kB that a JPEG can hold is left out with a
-    warning.
+    (HEIC to 10 bits); JPEG and AVIF never do. A photo of one grey channel whose pixels are neutral stays one channel.
 
     Args:
         photo: what to write.
         path: the file; its extension, one of `SAVED_SUFFIXES`, chooses the format.
         overwrite: replace an existing file. A link is replaced itself, what it points to stays.
-        quality: 1 to 100, for JPEG, WebP, HEIC and AVIF. From 90 on, colour keeps its full resolution (not in WebP).
+        quality: 1 to 100, for JPEG, WebP, HEIC and AVIF; from 90 on, colour keeps its full resolution (not in WebP).
+            None = as the photo's own file where it was of the same format (JPEG: quality and subsampling; WebP:
+            lossless; HEIC: subsampling and about the size), else 95.
         source: a file that is not replaced even with `overwrite`, by whatever name or link: the photo's own.
-        remove_gps: leave out where the photo was taken: EXIF's GPS directory and XMP's GPS properties.
+        remove_gps: leave out where the photo was taken: EXIF's GPS directory, and the place in XMP and IPTC, in
+            numbers and in words.
+        done: how the photo was retouched, to be noted in XMP's history, as creator tool and as digital source type,
+            and in EXIF's software; None = nothing is noted.
+
+    Returns:
+        What the format could not keep, a sentence each.
 
     Raises:
         PhotoError: an unknown extension, an existing file or the source, a missing or unwritable folder, a full disk,
@@ -85,10 +103,9 @@ def save_photo(
         True
     """
     name = os.fspath(path)
-    if not isinstance(quality, int) or not 1 <= quality <= 100:
+    if quality is not None and (not isinstance(quality, int) or not 1 <= quality <= 100):
         raise ValueError(f"`quality` has to be a whole number in [1, 100], got {quality!r}")
-    if remove_gps:
-        photo = replace(photo, exif=exif_without_gps(photo.exif), xmp=xmp_without_gps(photo.xmp))
+    notes: list[str] = []
     try:
         extension = os.path.splitext(name)[1].lower()
         if extension not in _WRITERS:
@@ -97,7 +114,9 @@ def save_photo(
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         if source is not None and _same_file(name, source):
             raise Refused("it is the photo's own source")
-        _write_atomically(name, overwrite, lambda file: _WRITERS[extension](photo, file, quality))
+        photo, more = _with_true_metadata(photo, extension, remove_gps, done)
+        notes += more
+        _write_atomically(name, overwrite, lambda file: notes.extend(_WRITERS[extension](photo, file, quality)))
     except FileExistsError:
         raise PhotoError(f"cannot save {name}: it exists already") from None
     except FileNotFoundError as error:
@@ -106,6 +125,26 @@ def save_photo(
         raise PhotoError(f"cannot save {name}: {one_line(error.strerror or error)}") from error
     except Refused as refusal:
         raise PhotoError(f"cannot save {name}: {refusal}") from None
+    return tuple(notes)
+
+
+_IPTC_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff"))
+"""Of formats that have a place for IPTC-IIM; in the others it becomes XMP."""
+
+
+def _with_true_metadata(
+    photo: Photo, extension: str, remove_gps: bool, done: str | None
+) -> tuple[Photo, tuple[str, ...]]:
+    """The photo with metadata that is true of the new file, and what of it the format cannot keep."""
+    exif, xmp, iptc = photo.exif, photo.xmp, photo.iptc
+    if remove_gps:
+        exif, xmp, iptc = exif_without_gps(exif), xmp_without_places(xmp), without_places(iptc)
+    records = None if extension in _IPTC_SUFFIXES else iptc
+    xmp = saved_xmp(xmp, extension, done, PROGRAM, records)
+    exif = made_true(exif, None if done is None else PROGRAM, is_srgb(photo.icc_profile))
+    lost = extension != ".png" and [keyword for keyword, _ in photo.texts]
+    notes = (f"its PNG texts ({', '.join(lost)}) are left out: only PNG holds them",) if lost else ()
+    return replace(photo, exif=exif, xmp=xmp, iptc=iptc if records is None else None), notes
 
 
 def _same_file(one: str, other: str | os.PathLike[str]) -> bool:
@@ -115,7 +154,7 @@ def _same_file(one: str, other: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _write_atomically(name: str, overwrite: bool, write: Callable[[BinaryIO], None]) -> None:
+def _write_atomically(name: str, overwrite: bool, write: Callable[[BinaryIO], object]) -> None:
     # Not tempfile: its files are readable by their owner only, and would stay so once renamed.
     temporary = os.path.join(os.path.dirname(name), f".diffretouch-{secrets.token_hex(8)}.tmp")
     try:

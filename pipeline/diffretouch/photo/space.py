@@ -107,6 +107,11 @@ def space_of(profile: bytes | None) -> Space | None:
     return Space(*(array.astype(np.float32) for array in (light, level, to_srgb, from_srgb)))
 
 
+def is_srgb(profile: bytes | None) -> bool:
+    """Whether pixels of that profile are taken as sRGB."""
+    return space_of(profile) is None
+
+
 def _xyz(tag: bytes) -> tuple[float, ...]:
     if tag[:4] != b"XYZ ":
         raise ValueError("a primary of another kind")

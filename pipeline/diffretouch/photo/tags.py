@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import struct
 from typing import Any, BinaryIO, NamedTuple
 
@@ -29,6 +28,7 @@ BYTE, SHORT, LONG, RATIONAL, UNDEFINED = 1, 3, 4, 5, 7
 _LONG8, _IFD8 = 16, 18  # BigTIFF's only; EXIF has no place for them except as pointers
 _NUMBER_FORMATS = {BYTE: "B", SHORT: "H", LONG: "I", 13: "I", _LONG8: "Q", _IFD8: "Q"}
 
+_MOST_TAGS = 4096  # of a directory; real ones are below 200
 _MOST_IN_TAGS = 4 * MAX_METADATA
 
 _Children = dict[int, Any]
@@ -85,6 +85,8 @@ class TagReader:
         """The directory at `at`; `children` names the tags that point to directories, and theirs in turn."""
         count_layout, entry_layout, pointer_layout = ("Q", "HHQ8s", "Q") if self.big else ("H", "HHI4s", "I")
         (count,) = self.unpack(count_layout, at)
+        if count > _MOST_TAGS:
+            raise ValueError(f"a directory of {count} tags")
         at += struct.calcsize(f"={count_layout}")
         entry_length = struct.calcsize(f"={entry_layout}")
         next_at = at + count * entry_length
@@ -103,6 +105,14 @@ class TagReader:
             except ValueError:
                 continue
         return _Directory(tags, entries, next_at, following)
+
+    def next_directory(self, at: int) -> int:
+        """Where the directory after the one at `at` lies; 0 = there is none. Its tags are not read."""
+        count_layout, entry_length, pointer_layout = ("Q", 20, "Q") if self.big else ("H", 12, "I")
+        (count,) = self.unpack(count_layout, at)
+        next_at = at + struct.calcsize(f"={count_layout}") + count * entry_length
+        ends_here = next_at + struct.calcsize(f"={pointer_layout}") > self.size
+        return 0 if ends_here else self.unpack(pointer_layout, next_at)[0]
 
     def _tag(self, kind: int, count: int, inline_at: int, pointer_layout: str) -> Tag:
         length = count * _TYPE_SIZES[kind]
@@ -212,13 +222,6 @@ def _drop_thumbnail(block: bytearray, reader: TagReader, main: _Directory) -> No
         block[start : start + length] = bytes(length)
 
 
-def upright_xmp(packet: bytes | None) -> bytes | None:
-    """An XMP packet whose orientation, if it has one, is 1."""
-    if packet is None:
-        return None
-    return re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>\s*))[1-8]", rb"\g<1>1", packet)
-
-
 def is_adobe_rgb(exif: bytes | None) -> bool:
     """Whether an EXIF block that `upright_exif` returned says Adobe RGB, as cameras do without embedding a profile.
 
@@ -254,17 +257,3 @@ def exif_without_gps(block: bytes | None) -> bytes | None:
     changed[entry : main.next_at] = changed[entry + 12 : main.next_at + 4] + bytes(8)
     struct.pack_into(f"{reader.order}H", changed, reader.first, len(main.entries) - 1)
     return bytes(changed)
-
-
-# What is not closed reaches to the end, so that no packet is searched again and again.
-_GPS_IN_XMP = re.compile(
-    rb"""\s[\w-]+:gps[\w.-]*\s*=\s*(?:"[^"]*"|'[^']*') | <([\w-]+:gps[\w.-]*)(?:[^<>]*/>|.*?(?:</\1\s*>|\Z))""",
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
-)
-
-
-def xmp_without_gps(packet: bytes | None) -> bytes | None:
-    """An XMP packet without the properties named GPS in any name space; None if it is not the usual UTF-8."""
-    if packet is None or b"\0" in packet:
-        return None
-    return _GPS_IN_XMP.sub(b"", packet)

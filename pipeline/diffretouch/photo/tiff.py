@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from .core import Decoded, Refused, check_frames, check_size, divided_by_alpha, full_range, sane_dpi, with_alpha
-from .photo import Photo
+from .iptc import records_in_photoshop
+from .photo import Photo, stored_samples
 from .tags import (
     BYTE,
     CHILDREN,
@@ -38,21 +39,26 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOUR_CHANNELS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3, _PALETTE: 1, _SEPARATED: 4, _YCBCR: 3}
 _JPEG_COMPRESSION = 7
-_PREMULTIPLIED = 1
+_MOST_PAGES = 256
+_UNSPECIFIED, _PREMULTIPLIED = 0, 1
+_IPTC_TAG, _PHOTOSHOP_TAG = 33723, 34377
+_SELECTION = "its fourth channel, which is no transparency, is left out"
 
 
 def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
     import tifffile
 
+    structure = TagReader(file)
+    places = _pages(structure)
+    file.seek(0)
     with tifffile.TiffFile(file) as tiff:
-        page = _only_page(tiff)
+        page = _only_page(tiff, len(places))
         check_size(page.imagewidth, page.imagelength, max_pixels)
         if page.is_tiled:  # a tile is decoded whole, however little of it is in the picture
             check_size(page.tilewidth, page.tilelength, max_pixels)
         _check_tiff_kind(page)
         stored = page.asarray(squeeze=False)  # (planes, depth, H, W, channels), channels are planes or channels
         colormap = page.colormap
-        structure = TagReader(file)
         tags = structure.directory(page.offset, CHILDREN).tags
     separate = stored.shape[0] > 1
     samples = np.ascontiguousarray(np.moveaxis(stored[:, 0, :, :, 0], 0, -1)) if separate else stored[0, 0]
@@ -65,12 +71,32 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
         exif=exif_block(tags, structure.order),
         xmp=tags[XMP_TAG].data if XMP_TAG in tags else None,
         dpi=_tiff_dpi(tags, structure.order),
+        iptc=_tiff_iptc(tags),
+        notes=(_SELECTION,) if page.extrasamples and alpha is None else (),
     )
 
 
-def _only_page(tiff: Any) -> Any:
-    """The one page that is no thumbnail or other reduced copy."""
-    pages = [page for page in tiff.pages if not page.is_reduced]
+def _tiff_iptc(tags: dict[int, Tag]) -> bytes | None:
+    if _IPTC_TAG in tags and tags[_IPTC_TAG].data.startswith(b"\x1c"):
+        return tags[_IPTC_TAG].data
+    return records_in_photoshop(tags[_PHOTOSHOP_TAG].data) if _PHOTOSHOP_TAG in tags else None
+
+
+def _pages(structure: TagReader) -> list[int]:
+    """Where the directories of all pages lie; a chain that comes back to one of them ends there."""
+    places: list[int] = []
+    at = structure.first
+    while at and at not in places:
+        if len(places) == _MOST_PAGES:
+            raise Refused(f"it has more than {_MOST_PAGES} pages, and only single pictures can be opened")
+        places.append(at)
+        at = structure.next_directory(at)
+    return places
+
+
+def _only_page(tiff: Any, count: int) -> Any:
+    """The one page of `count` that is no thumbnail or other reduced copy."""
+    pages = [page for page in map(tiff.pages.__getitem__, range(count)) if not page.is_reduced]
     if not pages:
         raise Refused("it holds only a reduced picture, as camera RAW files do, which cannot be opened")
     check_frames(len(pages), "pages")
@@ -110,8 +136,8 @@ def _tiff_colour(samples: np.ndarray, page: Any, colormap: Any) -> tuple[np.ndar
         colour = full_range(colour, page.bitspersample)
     if photometric == _MIN_IS_WHITE:
         colour = ~colour
-    if not page.extrasamples:
-        return colour, None
+    if not page.extrasamples or int(page.extrasamples[0]) == _UNSPECIFIED:
+        return np.ascontiguousarray(colour), None
     alpha = np.ascontiguousarray(full_range(samples[..., -1], page.bitspersample))
     if page.extrasamples[0] == _PREMULTIPLIED:
         colour = divided_by_alpha(colour, alpha)
@@ -128,18 +154,19 @@ def _tiff_dpi(tags: dict[int, Tag], order: str) -> tuple[float, float] | None:
     return sane_dpi(per_inch * x_above / x_below, per_inch * y_above / y_below)
 
 
-def write_tiff(photo: Photo, file: BinaryIO, quality: int) -> None:
+def write_tiff(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
     import tifffile
 
     # EXIF's tags are copied as they are, so the whole file takes its byte order.
     order: Literal["<", ">"] = ">" if photo.exif and photo.exif.startswith(b"MM") else "<"
-    samples = with_alpha(photo.pixels, photo.alpha)
+    colour, profile = stored_samples(photo)
+    samples = with_alpha(colour, photo.alpha)
     if samples.nbytes > 0xF000_0000:
         raise Refused("its pixels take more than the 4 GB that TIFF allows")
     tifffile.imwrite(
         file,
         samples,
-        photometric="rgb",
+        photometric="rgb" if samples.ndim == 3 else "minisblack",
         extrasamples=[] if photo.alpha is None else ["unassalpha"],
         compression="zlib",
         predictor=True,
@@ -149,10 +176,11 @@ def write_tiff(photo: Photo, file: BinaryIO, quality: int) -> None:
         metadata=None,
         software=False,
     )
-    _add_tiff_tags(file, order, photo)
+    _add_tiff_tags(file, order, photo, profile)
+    return []
 
 
-def _add_tiff_tags(file: BinaryIO, order: str, photo: Photo) -> None:
+def _add_tiff_tags(file: BinaryIO, order: str, photo: Photo, profile: bytes | None) -> None:
     """Write the main directory of a finished TIFF again behind its end, with the photo's metadata in it."""
     reader = TagReader(file)
     tags = dict(reader.directory(reader.first, {}).tags)
@@ -160,8 +188,11 @@ def _add_tiff_tags(file: BinaryIO, order: str, photo: Photo) -> None:
         block = TagReader(io.BytesIO(photo.exif))
         described = block.directory(block.first, CHILDREN).tags
         tags |= {code: tag for code, tag in described.items() if code in PHOTO_TAGS}
-    if photo.icc_profile:
-        tags[ICC_TAG] = Tag(UNDEFINED, len(photo.icc_profile), photo.icc_profile)
+    if profile:
+        tags[ICC_TAG] = Tag(UNDEFINED, len(profile), profile)
+    if photo.iptc:
+        padded = photo.iptc + bytes(-len(photo.iptc) % 4)
+        tags[_IPTC_TAG] = Tag(UNDEFINED, len(padded), padded)
     if photo.xmp:
         tags[XMP_TAG] = Tag(BYTE, len(photo.xmp), photo.xmp)
     if photo.dpi:

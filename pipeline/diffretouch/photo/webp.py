@@ -10,8 +10,19 @@ from typing import Any, BinaryIO
 import imagecodecs
 from PIL import Image
 
-from .core import Decoded, Refused, check_frames, check_size, eight_bit, split_alpha, with_alpha, without_exif_mark
-from .photo import Photo, check_sides
+from .core import (
+    DEFAULT_QUALITY,
+    Decoded,
+    Encoding,
+    Refused,
+    check_frames,
+    check_size,
+    eight_bit,
+    split_alpha,
+    with_alpha,
+    without_exif_mark,
+)
+from .photo import Photo, check_sides, own_encoding
 
 
 def read_webp(file: BinaryIO, max_pixels: int) -> Decoded:
@@ -29,6 +40,10 @@ def read_webp(file: BinaryIO, max_pixels: int) -> Decoded:
         icc_profile=metadata.get(b"ICCP"),
         exif=without_exif_mark(metadata.get(b"EXIF")),
         xmp=metadata.get(b"XMP "),
+        encoding=Encoding(
+            lossless=any(kind == b"VP8L" for kind, _ in chunks),
+            bytes_per_pixel=len(data) / (samples.shape[0] * samples.shape[1]),
+        ),
     )
 
 
@@ -56,12 +71,17 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 8 + length + length % 2
 
 
-def write_webp(photo: Photo, file: BinaryIO, quality: int) -> None:
+def write_webp(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
+    """Write `photo` in 8 bits; exactly where its own file was exact, unless a quality is given."""
     check_sides(photo, 16_383, "WebP")
     alpha = None if photo.alpha is None else eight_bit(photo.alpha)
     options: dict[str, Any] = {"icc_profile": photo.icc_profile, "exif": photo.exif, "xmp": photo.xmp}
     options = {name: value for name, value in options.items() if value}
-    options |= {"lossless": True, "exact": True, "quality": 50} if quality == 100 else {"quality": quality}
+    if quality == 100 or (quality is None and own_encoding(photo, "WEBP").lossless):
+        options |= {"lossless": True, "exact": True, "quality": 50}
+    else:
+        options["quality"] = quality or DEFAULT_QUALITY
     encoded = io.BytesIO()
     Image.fromarray(with_alpha(eight_bit(photo.pixels), alpha)).save(encoded, "WEBP", **options)
     file.write(encoded.getbuffer())
+    return []

@@ -1,0 +1,111 @@
+"""What a retouch changes in an EXIF block beside the orientation: previews, size, software, colour space.
+
+Blocks are changed in place where that can be done, because makers' notes hold positions that a rewritten one breaks.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+
+from .tags import (
+    CHILDREN,
+    EXIF_TAG,
+    SHORT,
+    TagReader,
+    directory_bytes,
+    number,
+    tiff_start,
+)
+
+MAKER_NOTE_TAG = 0x927C
+_SOFTWARE_TAG, _COLOUR_SPACE_TAG = 305, 0xA001
+_UNCALIBRATED = 0xFFFF
+_LARGE = 1024  # bytes: what is no number and no name
+_JPEG_START = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")
+_SMALLEST_PREVIEW = 128
+
+
+def without_previews(block: bytes | None) -> bytes | None:
+    """A block in which no JPEG of the old picture is left: its bytes are zeros, and so is any length that names it."""
+    if not block:
+        return block
+    changed: bytearray | None = None
+    at = 0
+    while found := _JPEG_START.search(block, at):
+        end = _end_of_jpeg(block, found.start())
+        at = max(end, found.end())
+        length = end - found.start()
+        if length < _SMALLEST_PREVIEW:
+            continue
+        changed = changed if changed is not None else bytearray(block)
+        changed[found.start() : end] = bytes(length)
+        for order in "<>":  # a maker's note may have another order than the block it is in
+            for stored in (length, length + length % 2):
+                entry, empty = (struct.pack(f"{order}HII", 4, 1, value) for value in (stored, 0))
+                changed = changed.replace(entry, empty)
+    return block if changed is None else bytes(changed)
+
+
+def _end_of_jpeg(block: bytes, start: int) -> int:
+    """Where the JPEG that starts at `start` ends, its own previews skipped; the block's end if it never does."""
+    at = start + 2
+    while at + 4 <= len(block) and block[at] == 0xFF and block[at + 1] != 0xDA:
+        at += 2 + struct.unpack_from(">H", block, at + 2)[0]
+    end = block.find(b"\xff\xd9", at)
+    return len(block) if end < 0 else end + 2
+
+
+def shortened(block: bytes, most: int) -> tuple[bytes | None, str | None]:
+    """A block of at most `most` bytes: the maker's note goes first, then the largest tags; and a word on it."""
+    if len(block) <= most:
+        return block, None
+    said = f"EXIF of {len(block):,} bytes is too long for the {most:,} that JPEG holds"
+    try:
+        reader = TagReader(io.BytesIO(block))
+        main = reader.directory(reader.first, CHILDREN).tags
+    except ValueError:
+        return None, f"{said} and is left out"
+    inside = dict(main[EXIF_TAG].children or {}) if EXIF_TAG in main else {}
+    inside.pop(MAKER_NOTE_TAG, None)
+    large = sorted(
+        ((len(tag.data), tags is main, code) for tags in (main, inside) for code, tag in tags.items()), reverse=True
+    )
+    while True:
+        if EXIF_TAG in main:
+            main[EXIF_TAG] = main[EXIF_TAG]._replace(children=inside)
+        result = tiff_start(reader.order, 8) + directory_bytes(main, reader.order, 8)
+        if len(result) <= most:
+            return result, f"{said}: the maker's note and what else is large in it are left out"
+        if not large or large[0][0] < _LARGE:
+            return None, f"{said} and is left out"
+        _, in_main, code = large.pop(0)
+        (main if in_main else inside).pop(code, None)
+
+
+def made_true(block: bytes | None, software: str | None, is_srgb: bool) -> bytes | None:
+    """A block whose software is `software`, where it named another one, and whose colour space is the profile's."""
+    if block is None:
+        return None
+    try:
+        reader = TagReader(io.BytesIO(block))
+        main = reader.directory(reader.first, CHILDREN)
+    except ValueError:
+        return block
+    changed = bytearray(block)
+    exif = main.tags[EXIF_TAG].children or {} if EXIF_TAG in main.tags else {}
+    colour = exif.get(_COLOUR_SPACE_TAG)
+    if colour and colour.kind == SHORT and number(colour, reader.order) == 1 and not is_srgb:
+        struct.pack_into(f"{reader.order}H", changed, colour.at, _UNCALIBRATED)
+    if software is not None and _SOFTWARE_TAG in main.tags:
+        _set_text(changed, main.entries[_SOFTWARE_TAG], software, reader.order)
+    return bytes(changed)
+
+
+def _set_text(block: bytearray, entry: int, text: str, order: str) -> None:
+    """Give a tag of text another one, behind the block's end."""
+    data = text.encode("ascii", "replace") + b"\0"
+    block += bytes(len(block) % 2)
+    struct.pack_into(f"{order}HII", block, entry + 2, 2, len(data), len(block))
+    block += data

@@ -1,0 +1,235 @@
+"""Metadata of photo files from elsewhere that went wrong once: kept, made true, or gone with a word."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from pathlib import Path
+
+import makers
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffretouch.photo import Photo, open_photo, save_photo
+from diffretouch.photo.iptc import texts
+from diffretouch.photo.xmp import Packet, text_of
+
+WORDS = ("Exampleville", "Old Pier", "Sample Province", "Nowhereland", "30,15", "20,45", "-30.254")
+FIELDS = [(5, "Häfen"), (25, "harbour"), (25, "hills"), (80, "Name"), (116, "Copyright"), (120, "Boats")]
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def packet_of(photo: Photo) -> Packet:
+    assert photo.xmp is not None
+    return Packet(photo.xmp)
+
+
+@pytest.mark.parametrize("name", ["exif", "APP1"])
+def test_02_exif_of_a_raw_profile_in_png_turns_the_photo_and_is_kept(tmp_path, name):
+    text = makers.raw_profile("exif", b"Exif\0\0" + makers.exif(">", 6))
+    keyword = f"Raw profile type {name}".encode() + b"\0"
+    for chunk in ((b"zTXt", keyword + b"\0" + zlib.compress(text)), (b"tEXt", keyword + text)):
+        path = written(tmp_path / "a.png", makers.png(np.asarray(makers.scene(2, 40, 30)), [chunk]))
+        photo = open_photo(path)
+        assert photo.pixels.shape == (40, 30, 3) and b"Invented Camera" in photo.exif
+        save_photo(photo, tmp_path / "b.png", overwrite=True)
+        assert b"eXIf" in (tmp_path / "b.png").read_bytes()
+
+
+def test_08_thumbnails_in_xmp_go(tmp_path):
+    small = base64.b64encode(makers.jpeg(makers.scene(8, 32, 24))).decode()
+    inside = f"<xmpGImg:image>{small}</xmpGImg:image>"
+    elements = (
+        f'<xmp:Thumbnails><rdf:Alt><rdf:li rdf:parseType="Resource">{inside}</rdf:li></rdf:Alt></xmp:Thumbnails>'
+    )
+    packet = makers.xmp(elements, 'xmp:Rating="4"')
+    photo = open_photo(written(tmp_path / "a.jpg", makers.jpeg(makers.scene(8), xmp=packet)))
+    assert b"Thumbnails" not in photo.xmp and packet_of(photo).value("xmp:Rating") == "4"
+
+
+def test_09_no_word_and_no_number_of_the_place_is_left(tmp_path):
+    shown = "<Iptc4xmpExt:City>Exampleville</Iptc4xmpExt:City>"
+    packet = makers.xmp(
+        f'<Iptc4xmpExt:LocationShown><rdf:Bag><rdf:li rdf:parseType="Resource">{shown}</rdf:li></rdf:Bag>'
+        "</Iptc4xmpExt:LocationShown><photoshop:State>Sample Province</photoshop:State>"
+        "<Iptc4xmpCore:Location>Old Pier</Iptc4xmpCore:Location><geotate:POI>Old Pier|-30.254</geotate:POI>"
+        f"<dc:title>{makers.alt('Boats')}</dc:title><exif:GPSLongitude>20,45.0W</exif:GPSLongitude>",
+        'photoshop:City="Exampleville" photoshop:Country="Nowhereland" exif:GPSLatitude="30,15.0S"',
+    )
+    packet = packet.replace(b"xmlns:photoshop=", b"xmlns:ps=").replace(b"photoshop:", b"ps:")
+    records = makers.iptc([(90, "Exampleville"), (92, "Old Pier"), (95, "Sample Province"), (5, "Boats")])
+    block = makers.segment(0xED, b"Photoshop 3.0\0" + makers.photoshop({1028: records}))
+    path = written(tmp_path / "a.jpg", makers.jpeg(makers.scene(9), 85, makers.exif(gps=True), packet, [block]))
+    photo = open_photo(path)
+    for suffix in (".jpg", ".tif", ".png", ".webp"):
+        save_photo(photo, tmp_path / f"b{suffix}", remove_gps=True)
+        content = (tmp_path / f"b{suffix}").read_bytes()
+        assert [word for word in WORDS if word.encode() in content] == []
+        again = open_photo(tmp_path / f"b{suffix}")
+        assert packet_of(again).find("dc:title") and b"Invented Camera" in again.exif
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_10_no_preview_of_the_old_picture_is_left_in_a_makers_note(tmp_path, order):
+    preview = makers.jpeg(makers.scene(10, 64, 48), 75)
+    block = makers.exif(order, exif_more={37500: (7, makers.nikon_note(preview))})
+    photo = open_photo(written(tmp_path / "a.jpg", makers.jpeg(makers.scene(10), exif=block)))
+    assert b"\xff\xd8\xff" not in photo.exif and len(photo.exif) == len(block)
+    assert photo.exif.index(b"Nikon") == block.index(b"Nikon"), "the rest of the note stays where it was"
+    assert struct.pack(">HII", 4, 1, len(preview)) not in photo.exif
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png", ".webp"])
+def test_15_iptc_is_kept_where_there_is_a_place_and_becomes_xmp_elsewhere(tmp_path, suffix):
+    thumbnail = makers.jpeg(makers.scene(15, 32, 24))
+    block = makers.photoshop({1036: bytes(28) + thumbnail, 1028: makers.iptc(FIELDS)})
+    part = makers.segment(0xED, b"Photoshop 3.0\0" + block)
+    photo = open_photo(written(tmp_path / "a.jpg", makers.jpeg(makers.scene(15), others=[part])))
+    told = {5: ["Häfen"], 25: ["harbour", "hills"], 80: ["Name"], 116: ["Copyright"], 120: ["Boats"]}
+    assert texts(photo.iptc) == told
+    save_photo(photo, tmp_path / f"b{suffix}")
+    again = open_photo(tmp_path / f"b{suffix}")
+    if suffix in (".jpg", ".tif"):
+        assert texts(again.iptc) == told
+        return
+    packet = packet_of(again)
+    assert packet.value("dc:title") == "Häfen" and packet.value("dc:rights") == "Copyright"
+    assert (
+        [text_of(node) for node, _ in packet.find("rdf:li")][:1] and b"harbour" in again.xmp and b"hills" in again.xmp
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_regions_turn_with_the_pixels(tmp_path, orientation):
+    area = "".join(
+        f"<stArea:{name}>{value}</stArea:{name}>" for name, value in zip("xywh", (0.2, 0.3, 0.1, 0.2), strict=True)
+    )
+    packet = makers.xmp(
+        '<mwg-rs:Regions rdf:parseType="Resource"><mwg-rs:AppliedToDimensions stDim:w="90" stDim:h="60"/>'
+        f'<mwg-rs:RegionList><rdf:Bag><rdf:li rdf:parseType="Resource"><mwg-rs:Area rdf:parseType="Resource">{area}'
+        "</mwg-rs:Area></rdf:li></rdf:Bag></mwg-rs:RegionList></mwg-rs:Regions>",
+        f'tiff:Orientation="{orientation}"',
+    )
+    stored = np.zeros((60, 90, 3), np.uint8)
+    stored[12:24, 13:23] = 255  # the region: its middle is at 0.2, 0.3
+    block = makers.exif(orientation=orientation)
+    content = makers.jpeg(Image.fromarray(stored), 95, block, packet)
+    photo = open_photo(written(tmp_path / "a.jpg", content))
+    found = packet_of(photo)
+    x, y, wide, high = (float(found.value(f"stArea:{name}")) for name in "xywh")
+    rows, columns = np.nonzero(photo.pixels[..., 0] > 128)
+    height, width = photo.pixels.shape[:2]
+    assert abs((rows.mean() + 0.5) / height - y) < 0.01 and abs((columns.mean() + 0.5) / width - x) < 0.01
+    assert (wide, high) == ((0.1, 0.2) if orientation < 5 else (0.2, 0.1))
+    assert (found.value("stDim:w"), found.value("stDim:h")) == (str(width), str(height))
+
+
+def test_24_exif_too_long_for_jpeg_keeps_all_but_the_makers_note(tmp_path):
+    block = makers.exif(gps=True, exif_more={37500: (7, b"INVENTED" + np.random.default_rng(24).bytes(100_000))})
+    notes = save_photo(Photo(np.asarray(makers.scene()), exif=block), tmp_path / "a.jpg")
+    assert len(notes) == 1 and "EXIF of 100," in notes[0]
+    exif = Image.open(tmp_path / "a.jpg").getexif()
+    assert exif[272] == makers.MODEL and exif.get_ifd(0x8769)[36867] == makers.WHEN and exif.get_ifd(0x8825)[1] == "S"
+
+
+def test_24_xmp_in_extension_segments_is_read_and_written(tmp_path):
+    noise = base64.b64encode(np.random.default_rng(1).bytes(60_000)).decode()
+    packet = makers.xmp(f"<dc:title>{makers.alt('Told')}</dc:title><dc:source>{noise}</dc:source>", 'xmp:Rating="4"')
+    assert save_photo(Photo(np.asarray(makers.scene()), xmp=packet), tmp_path / "a.jpg") == ()
+    assert b"http://ns.adobe.com/xmp/extension/" in (tmp_path / "a.jpg").read_bytes()
+    found = packet_of(open_photo(tmp_path / "a.jpg"))
+    assert found.value("dc:source") == noise and found.value("dc:title") == "Told"
+    assert not found.find("xmpNote:HasExtendedXMP")
+
+
+@pytest.mark.parametrize("applied", ["True", "False"])
+def test_25_settings_of_a_raw_developer_are_not_applied_again(tmp_path, applied):
+    told = f'crs:Exposure2012="+1.50" crs:AlreadyApplied="{applied}" dc:format="image/dng" xmp:Rating="4"'
+    path = written(tmp_path / "a.dng", makers.dng(makers.scene(25, 96, 64), makers.xmp("", told)))
+    save_photo(open_photo(path), tmp_path / "a.jpg")
+    found = packet_of(open_photo(tmp_path / "a.jpg"))
+    assert bool(found.find("crs:*")) == (applied == "True")
+    assert (found.value("dc:format"), found.value("xmp:Rating")) == ("image/jpeg", "4")
+
+
+CLAIMS = {
+    "content credentials": 'dcterms:provenance="https://manifests.example.com/a.c2pa"',
+    "video": 'GCamera:MotionPhoto="1" GCamera:MotionPhotoVersion="1"',
+    "gain map": 'hdrgm:Version="1.0"',
+}
+
+
+@pytest.mark.parametrize("lost", CLAIMS)
+@pytest.mark.parametrize("as_element", [True, False])
+def test_13_14_26_claims_go_with_what_they_claim_and_that_is_said(tmp_path, lost, as_element):
+    elements, attributes = "", CLAIMS[lost]
+    if as_element:
+        parts = [part.split("=") for part in attributes.split()]
+        elements, attributes = "".join(f"<{name}>{value[1:-1]}</{name}>" for name, value in parts), ""
+    packet = makers.xmp(elements, f'{attributes} xmp:Rating="4"')
+    photo = open_photo(written(tmp_path / "a.jpg", makers.jpeg(makers.scene(13), xmp=packet)))
+    assert len(photo.notes) == 1 and lost in photo.notes[0]
+    found = packet_of(photo)
+    assert found.value("xmp:Rating") == "4" and not found.find("dcterms:*", "GCamera:*", "hdrgm:*")
+
+
+def test_26_a_manifest_inside_is_left_out_and_that_is_said(tmp_path):
+    part = makers.segment(0xEB, b"JP\0\1\0\0\0\1" + struct.pack(">I4s", 40, b"jumb") + bytes(32))
+    photo = open_photo(written(tmp_path / "a.jpg", makers.jpeg(makers.scene(26), others=[part])))
+    assert "C2PA" in photo.notes[0]
+
+
+def test_31_png_texts_are_kept_and_said_to_be_lost_elsewhere(tmp_path):
+    chunks = [(b"tEXt", b"Title\0Harbour"), (b"iTXt", b"Description\0\0\0\0\0" + "Schild: äöü".encode())]
+    behind = [(b"zTXt", b"Comment\0\0" + zlib.compress(b"A long remark"))]
+    path = written(tmp_path / "a.png", makers.png(np.asarray(makers.scene(31)), chunks, behind))
+    photo = open_photo(path)
+    told = (("Title", "Harbour"), ("Description", "Schild: äöü"), ("Comment", "A long remark"))
+    assert photo.texts == told
+    assert save_photo(photo, tmp_path / "b.png") == ()
+    assert open_photo(tmp_path / "b.png").texts == told
+    assert "Title, Description, Comment" in save_photo(photo, tmp_path / "b.jpg")[0]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_33_what_was_done_is_written_and_what_was_there_stays(tmp_path, suffix):
+    block = makers.exif(more={305: (2, "Invented Raw Editor 1.0")})
+    before = makers.xmp(
+        '<xmpMM:History xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/"><rdf:Seq><rdf:li>first</rdf:li></rdf:Seq>'
+        "</xmpMM:History>"
+    )
+    for packet in (None, before):
+        photo = Photo(np.asarray(makers.scene(33, 32, 24)), exif=block, xmp=packet)
+        save_photo(photo, tmp_path / f"a{suffix}", overwrite=True, done="brightness 0.3")
+        again = open_photo(tmp_path / f"a{suffix}")
+        found = packet_of(again)
+        assert found.value("stEvt:softwareAgent") == found.value("xmp:CreatorTool") == "DiffRetouch"
+        assert found.value("stEvt:parameters") == "brightness 0.3"
+        assert found.value("Iptc4xmpExt:DigitalSourceType").endswith("/algorithmicallyEnhanced")
+        assert len(found.find("rdf:li")) == (1 if packet is None else 2)
+        exif = Image.Exif()
+        exif.load(again.exif)
+        assert (exif[305], exif[272]) == ("DiffRetouch", makers.MODEL)
+
+
+def test_exif_does_not_say_srgb_beside_another_profile(tmp_path):
+    from diffretouch.photo.colour import DISPLAY_P3
+
+    block = makers.exif(exif_more={0xA001: (3, 1)})
+    for profile, expected in ((None, 1), (DISPLAY_P3, 0xFFFF)):
+        save_photo(Photo(np.asarray(makers.scene()), None, profile, block), tmp_path / "a.jpg", overwrite=True)
+        exif = Image.Exif()
+        exif.load(open_photo(tmp_path / "a.jpg").exif)
+        assert exif.get_ifd(0x8769)[0xA001] == expected
+
+
+def test_xmp_with_a_document_type_is_left_out_and_that_is_said(tmp_path):
+    packet = b'<!DOCTYPE a [<!ENTITY b "c">]><x:xmpmeta xmlns:x="adobe:ns:meta/">&b;</x:xmpmeta>'
+    photo = open_photo(written(tmp_path / "a.jpg", makers.jpeg(makers.scene(), xmp=packet)))
+    assert photo.xmp is None and "XMP" in photo.notes[0]

@@ -1,0 +1,149 @@
+"""Pixels of photo files from elsewhere that went wrong once: colours, depth, channels and encodings."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import imagecodecs
+import makers
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from diffretouch.photo import Photo, PhotoError, open_photo, save_photo
+
+pytest.importorskip("pillow_heif")
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def seen(photo: Photo) -> np.ndarray:
+    """The photo as sRGB values in [0, 1]."""
+    view = photo.model_view()
+    return view / np.iinfo(view.dtype).max
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".heic"])
+def test_07_one_grey_channel_stays_one_where_the_retouch_is_neutral(tmp_path, suffix):
+    path = written(tmp_path / "a.jpg", makers.jpeg(makers.scene(7).convert("L")))
+    photo = open_photo(path)
+    save_photo(photo, tmp_path / f"b{suffix}")
+    assert open_photo(tmp_path / f"b{suffix}").grey
+    tinted = photo.pixels.copy()
+    tinted[0, 0, 0] ^= 32
+    save_photo(photo.with_pixels(tinted), tmp_path / f"c{suffix}")
+    assert not open_photo(tmp_path / f"c{suffix}").grey
+
+
+def test_07_a_grey_file_keeps_its_grey_profile(tmp_path):
+    profile = imagecodecs.cms_profile("gray", gamma=1.8)
+    makers.scene(7).convert("L").save(tmp_path / "a.png", icc_profile=profile)
+    save_photo(open_photo(tmp_path / "a.png"), tmp_path / "b.png")
+    with Image.open(tmp_path / "b.png") as picture:
+        assert (picture.mode, picture.info["icc_profile"]) == ("L", profile)
+
+
+def test_11_gamma_of_a_png_is_obeyed(tmp_path):
+    values = np.asarray(makers.scene(11)) / 255
+    stored = np.round(makers.srgb_light(values) ** (1 / 1.2) * 65535).astype(np.uint16)
+    path = written(tmp_path / "a.png", makers.png(stored, [(b"gAMA", struct.pack(">I", 83_333))]))
+    np.testing.assert_allclose(seen(open_photo(path)), values, atol=0.01)
+    save_photo(open_photo(path), tmp_path / "b.png")
+    np.testing.assert_allclose(seen(open_photo(tmp_path / "b.png")), values, atol=0.01)
+
+
+def test_11_primaries_of_a_png_are_obeyed_and_srgb_or_a_profile_go_first(tmp_path):
+    points = (0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+    to_adobe = np.linalg.inv(makers.primaries_to_xyz(points))
+    from_srgb = makers.primaries_to_xyz((0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06))
+    values = np.asarray(makers.scene(11)) / 255
+    light = np.clip(makers.srgb_light(values) @ (to_adobe @ from_srgb).T, 0, 1)
+    stored = np.round(light ** (1 / 2.2) * 65535).astype(np.uint16)
+    chunks = [(b"gAMA", struct.pack(">I", 45_455))]
+    chunks.append((b"cHRM", struct.pack(">8I", *(round(point * 100_000) for point in points))))
+    path = written(tmp_path / "a.png", makers.png(stored, chunks))
+    np.testing.assert_allclose(seen(open_photo(path)), values, atol=0.01)
+    path = written(tmp_path / "b.png", makers.png(stored, [*chunks, (b"sRGB", b"\0")]))
+    assert open_photo(path).icc_profile is None
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_11_hdr_by_cicp_is_refused_in_png(tmp_path, transfer):
+    pixels = np.asarray(makers.scene(11))
+    path = written(tmp_path / "a.png", makers.png(pixels, [(b"cICP", bytes((9, transfer, 0, 1)))]))
+    with pytest.raises(PhotoError, match="HDR"):
+        open_photo(path)
+
+
+@pytest.mark.parametrize("new_kind", [False, True])
+def test_12_a_profile_of_tables_is_obeyed(tmp_path, new_kind):
+    values = np.asarray(makers.scene(12)) / 255
+    stored = Image.fromarray(np.round(makers.to_device(values) * 255).astype(np.uint8))
+    stored.save(tmp_path / "a.png", icc_profile=makers.table_profile(new_kind))
+    photo = open_photo(tmp_path / "a.png")
+    assert np.sqrt(np.mean((seen(photo) - values) ** 2)) < 0.015
+    assert "tables" in photo.notes[0]
+
+
+def test_17_hif_is_a_name_to_write_and_keeps_its_depth(tmp_path):
+    path = written(tmp_path / "A.HIF", makers.heic(makers.deep(makers.scene(17, 64, 48)), 10, chroma=422))
+    photo = open_photo(path)
+    save_photo(photo, tmp_path / "b.hif")
+    again = open_photo(tmp_path / "b.hif")
+    assert again.pixels.dtype == np.uint16 and again.encoding.bits == 10 and again.encoding.subsampling == "422"
+
+
+def test_18_avif_of_less_depth_than_the_photo_is_said(tmp_path):
+    deep = makers.deep(makers.scene(18, 32, 24))
+    assert "8 bits" in save_photo(Photo(deep), tmp_path / "a.avif")[0]
+
+
+def test_19_heic_longer_than_8192_is_written(tmp_path):
+    pixels = np.asarray(makers.scene(19, 8300, 64))
+    save_photo(Photo(pixels), tmp_path / "a.heic", quality=60)
+    assert open_photo(tmp_path / "a.heic").pixels.shape == pixels.shape
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_22_an_unspecified_channel_is_no_transparency(tmp_path, dtype):
+    pixels = (np.asarray(makers.scene(22)).astype(dtype)) * (1 if dtype == np.uint8 else 257)
+    selection = np.zeros_like(pixels[..., :1])
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.dstack((pixels, selection)), photometric="rgb", extrasamples=["unspecified"]
+    )
+    photo = open_photo(tmp_path / "a.tif")
+    assert photo.alpha is None and "fourth channel" in photo.notes[0]
+    np.testing.assert_array_equal(photo.pixels, pixels)
+
+
+def test_27_heic_keeps_its_subsampling_and_about_its_size(tmp_path):
+    path = written(tmp_path / "a.heic", makers.heic(np.asarray(makers.scene(27)), quality=68, chroma=420))
+    save_photo(open_photo(path), tmp_path / "b.heic")
+    assert open_photo(tmp_path / "b.heic").encoding.subsampling == "420"
+    assert (tmp_path / "b.heic").stat().st_size <= 2 * path.stat().st_size
+
+
+@pytest.mark.parametrize(("quality", "subsampling"), [(60, 2), (80, 1), (95, 0)])
+def test_27_jpeg_keeps_its_quality_and_subsampling_unless_told(tmp_path, quality, subsampling):
+    path = written(tmp_path / "a.jpg", makers.jpeg(makers.scene(27), quality, subsampling=subsampling))
+    photo = open_photo(path)
+    assert photo.encoding.quality == quality
+    save_photo(photo, tmp_path / "b.jpg")
+    save_photo(photo, tmp_path / "c.jpg", quality=40)
+    told = [Image.open(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    assert told[0].quantization == told[1].quantization != told[2].quantization
+    assert told[0].layer == told[1].layer
+
+
+def test_32_lossless_webp_stays_lossless(tmp_path):
+    pixels = np.asarray(makers.scene(32, 40, 30))
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "WEBP", lossless=True)
+    save_photo(open_photo(written(tmp_path / "a.webp", data.getvalue())), tmp_path / "b.webp")
+    np.testing.assert_array_equal(open_photo(tmp_path / "b.webp").pixels, pixels)
