@@ -50,7 +50,7 @@ def _may_be_heic(path: Path) -> bool:
 
 
 def _has_raw(options: argparse.Namespace) -> bool:
-    from ..photo.raw import RAW_SUFFIXES
+    from ..photo.suffixes import RAW_SUFFIXES
 
     return any(Path(name).suffix.lower() in RAW_SUFFIXES for name in _files(options) if Path(name).is_file())
 
