@@ -36,6 +36,7 @@ myst_url_schemes = ["http", "https", "mailto", "repository"]  # the last is repo
 myst_heading_anchors = 4  # links to headings, as they work where the READMEs are read
 html_math_renderer = "outlines"
 
+highlight_language = "text"  # of blocks that name none: diagrams
 default_role = "code"  # docstrings mark code with single backticks, as Markdown does
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # an override without a docstring is not for callers
