@@ -369,7 +369,10 @@ class AffineGrid:
             return photo.copy()  # exact for float64 too, which float32 would round
         whole_height = rows[1] if rows else photo.shape[0]
         compiled = self._compiled_for(whole_height, photo.shape[1])
-        return compiled(photo, strength, None, rows) if compiled else self._tile_numpy(photo, strength, rows)
+        out = compiled(photo, strength, None, rows) if compiled else self._tile_numpy(photo, strength, rows)
+        if strength == 1 and self._is_neutral():
+            out[..., 1:] = out[..., :1]  # each channel is rounded by itself
+        return out
 
     def _apply_torch(self, photo: torch.Tensor, strength: float) -> torch.Tensor:
         check_photo_tensor("photo", photo)
@@ -381,7 +384,13 @@ class AffineGrid:
         out = torch.empty_like(photo)
         for source, target in zip(photo.view(-1, *photo.shape[-3:]), out.view(-1, *photo.shape[-3:]), strict=True):
             compiled(source.detach().permute(1, 2, 0).numpy(), strength, target.permute(1, 2, 0).numpy(), None)
+        if strength == 1 and self._is_neutral():
+            out[..., 1:, :, :] = out[..., :1, :, :]
         return out
+
+    def _is_neutral(self) -> bool:
+        rows = self.coefficients.unflatten(0, (3, 4))
+        return torch.equal(rows[0], rows[1]) and torch.equal(rows[0], rows[2])
 
     def _compiled_for(self, height: int, width: int) -> Callable[..., np.ndarray] | None:
         """(photo, strength, out, rows) -> out, if a photo of that size is to be retouched by `compiled_apply`."""
