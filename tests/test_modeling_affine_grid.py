@@ -26,6 +26,7 @@ from diffretouch.model.modeling_affine_grid import (
     apply_affine,
     identity_coefficients,
     slice_affine_grid,
+    smoothed,
 )
 
 LOOK = {"format": "diffretouch-look", "version": "1"}
@@ -802,6 +803,26 @@ def test_an_untrained_head_returns_nearly_the_photo(seed: int) -> None:
     neutral = identity_coefficients(8, 16, 16)
     assert coefficients.std(dim=0).max() > 0, "not stuck at the identity: features have to matter"
     assert (coefficients - neutral).abs().mean() < 0.05
+
+
+def test_smoothing_spreads_what_one_place_does_and_keeps_what_all_places_do() -> None:
+    maps = torch.full((2, 3, 16, 12), 0.7)
+    torch.testing.assert_close(smoothed(maps, 2.0), maps)
+    maps[0, 1, 8, 6] += 1
+    spread = smoothed(maps, 1.5) - 0.7
+    assert spread[0, 1].argmax() == 8 * 12 + 6 and 0.05 < spread[0, 1, 8, 6] < 0.09
+    assert spread[0, 1].sum().item() == pytest.approx(1, abs=1e-4) and spread[1].abs().max() < 1e-6
+    torch.testing.assert_close(spread[0, 1, 8, 3:10], spread[0, 1, 5:12, 6])
+
+
+def test_a_head_with_smoothing_is_the_same_head_smoothed() -> None:
+    torch.manual_seed(0)
+    plain, features = AffineGridHead(), torch.randn(1, 4, 64, 64)
+    smooth = AffineGridHead(smoothing=2.0)
+    smooth.load_state_dict(plain.state_dict())
+    expected = smoothed(plain(features).flatten(1, 2), 2.0).view(1, 12, 8, 16, 16)
+    torch.testing.assert_close(smooth(features), expected)
+    assert smooth(features).diff(dim=-1).abs().mean() < 0.5 * plain(features).diff(dim=-1).abs().mean()
 
 
 def test_a_neutral_look_makes_every_photo_exactly_grey_and_keeps_a_grey_photos_retouch() -> None:

@@ -8,7 +8,7 @@
 """Turn a finished run and its evaluation into the bundled model, card included.
 
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic
-python train_lora/make_bundle.py runs/bundled --min_timestep 300 --steps 3 --fast_timesteps 999
+python train_lora/make_bundle.py runs/bundled --min_timestep 300 --steps 3 --fast_timesteps 999 --smoothing 2
 python train_lora/calibrate_sliders.py pipeline/diffretouch/bundled data-synthetic --num_photos 28 \\
     -o runs/bundled-calibrated
 python train_lora/make_bundle.py runs/bundled --pipeline runs/bundled-calibrated
@@ -53,6 +53,7 @@ def main() -> None:
         "--min_timestep", type=int, help="where sampling stops, chosen on the validation split (default: as trained)"
     )
     parser.add_argument("--steps", type=int, help="its default, chosen with benchmarks/steps.py (default: as trained)")
+    parser.add_argument("--smoothing", type=float, help="of the grid over places, in cells, chosen on validation")
     parser.add_argument("--noise_offset", type=float, help="spread of the seeds, chosen on the validation split")
     parser.add_argument("--fast_timesteps", help="of `--fast`, joined by commas (default: a fifth of the steps)")
     options = parser.parse_args()
@@ -66,6 +67,8 @@ def main() -> None:
         "noise_offset": options.noise_offset,
     }
     pipe.register_to_config(**{name: value for name, value in chosen.items() if value is not None})
+    if options.smoothing is not None:
+        pipe.grid_head.register_to_config(smoothing=options.smoothing)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(
         pipe.scheduler.config, algorithm_type="dpmsolver++", solver_order=1
     )

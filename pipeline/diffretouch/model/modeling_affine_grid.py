@@ -131,6 +131,8 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         hidden_channels: widths of the stride-2 convolutions, one each: two halve twice (64 -> 16).
         mid_channels: width of the 1 x 1 bottleneck.
         grid_depth: luminance bins of the grid.
+        smoothing: standard deviation, in cells, of the Gaussian that the grid is smoothed with over places: what an
+            expert does is nearly the same everywhere, and patches of colour show. 0 = as published.
         guide_knots: knots per channel of the guide curve.
         guide_threshold_range: initial span of the knots, see `GuideCurve`.
 
@@ -154,6 +156,7 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         hidden_channels: Sequence[int] = (16, 32),
         mid_channels: int = 64,
         grid_depth: int = 8,
+        smoothing: float = 0.0,
         guide_knots: int = 16,
         guide_threshold_range: tuple[float, float] = (-1.0, 1.0),
     ):
@@ -194,7 +197,10 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         """Affine features of the UNet's last call (B, in_channels, h, w) -> coefficients (B, 12, depth, Gh, Gw)."""
         for conv in self.down:
             features = F.relu(conv(features))
-        return self.out(self.mid(features)).unflatten(1, (12, self.config.grid_depth))
+        coefficients = self.out(self.mid(features))  # (B, 12 depth, Gh, Gw)
+        if self.config.smoothing:
+            coefficients = smoothed(coefficients, self.config.smoothing)
+        return coefficients.unflatten(1, (12, self.config.grid_depth))
 
     def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Differentiable guide, slice and apply: coefficients (B, 12, D, Gh, Gw) on photos (B, 3, H, W) in [-1, 1].
@@ -228,6 +234,17 @@ class AffineGridHead(ModelMixin, ConfigMixin):
             return [AffineGrid(grid, self.guide) for grid in coefficients]
         finally:
             hook.post_forward(self.guide, None)
+
+
+def smoothed(maps: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Maps (B, C, h, w) under a Gaussian of standard deviation `sigma` in cells, cut at three; the border is held."""
+    radius = math.ceil(3 * sigma)
+    places = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-0.5 * (places / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    planes = F.pad(maps.flatten(0, 1)[:, None], (radius,) * 4, mode="replicate")  # (B C, 1, h + 2 r, w + 2 r)
+    planes = F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    return planes.view_as(maps)
 
 
 def identity_coefficients(depth: int, height: int, width: int) -> torch.Tensor:
