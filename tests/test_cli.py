@@ -620,7 +620,7 @@ def test_evaluate_measures_other_models_beside(tiny_pipeline, tmp_path, capsys):
     assert figures["settings"]["beside"] == list(figures["coverage_beside"]) == ["one", "a second"]
     assert figures["settings"]["models_beside"] == [str(model), str(model)]
     assert figures["quality"]["a second"] == figures["quality"]["c = 0"]
-    assert capsys.readouterr().out.count("| a second |") == 3
+    assert capsys.readouterr().out.count("| a second |") == 6  # quality, coverage, detail and the sections
 
 
 @pytest.mark.parametrize(

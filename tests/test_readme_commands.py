@@ -41,6 +41,8 @@ RUN = (
     "diffretouch variants IMG_1234.jpg -o styles.jpg --count 6",
     "diffretouch export --model official -o folder",
     "diffretouch dataset pairs before after -o my-style/data",
+    "diffretouch look before after -o mine.safetensors",
+    "diffretouch retouch shoot -o mine --look mine.safetensors",
     "diffretouch doctor",
 )
 
@@ -68,7 +70,9 @@ READ = {
     "python train_lora/train_full.py --recipe bundled dataset=data-synthetic": TRAINED,
     "python dataset_card/fetch_photos.py photos": PHOTOS,
     "dataset_card/fetch_photos.py photos": PHOTOS,
-    "python dataset_card/build_dataset.py photos data-synthetic": PHOTOS,
+    "python dataset_card/label_photos.py photos labels": PHOTOS,
+    "python dataset_card/build_dataset.py photos data-synthetic --labels labels": PHOTOS,
+    "diffretouch look IMG_1.CR3 IMG_1-edit.jpg -o mine.safetensors --cube mine.cube": "needs a camera's RAW file",
     "python benchmarks/my_style.py pairs photos my-style": PHOTOS,
     "uv run train_lora/train_lora.py --recipe my_style dataset=my-style/data": SETUP,
 }

@@ -15,7 +15,18 @@ from ..extras import MODULES, missing
 from ..model import BUNDLED_MODEL
 
 _NEEDED = (
-    *("torch", "diffusers", "accelerate", "safetensors", "huggingface_hub", "numpy", "PIL", "tifffile", "imagecodecs"),
+    *(
+        "torch",
+        "diffusers",
+        "accelerate",
+        "safetensors",
+        "huggingface_hub",
+        "numpy",
+        "PIL",
+        "simplejpeg",
+        "tifffile",
+        "imagecodecs",
+    ),
     "tqdm",
 )
 _DISTRIBUTIONS = {"PIL": "pillow"}

@@ -32,7 +32,9 @@ def _option(name: str) -> Callable[[argparse.Namespace], bool]:
 
 def _files(options: argparse.Namespace) -> list[str]:
     """What is named as a photo to read or to write."""
-    named = [*getattr(options, "photos", ()), getattr(options, "photo", None), getattr(options, "output", None)]
+    photos = getattr(options, "photos", ())  # of `dataset synthetic`, one folder
+    named = [*(photos if isinstance(photos, list) else [photos])]
+    named += [getattr(options, "photo", None), getattr(options, "output", None)]
     return [str(name) for name in named if isinstance(name, (str, Path))] if hasattr(options, "seed") else []
 
 

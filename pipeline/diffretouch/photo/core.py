@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..extras import require
+from ..extras import MissingExtra, require
 
 MAX_PIXELS = 400_000_000
 """Largest photo `open_photo` decodes unless told otherwise: four times 100 MP, 1.2 GB of 8-bit RGB."""
@@ -93,8 +93,10 @@ def optional_module(name: str, kind: str) -> ModuleType:
     try:
         require(kind, "raw", [name])
         return importlib.import_module(name)
-    except ImportError as error:
+    except MissingExtra as error:
         raise Refused(one_line(error)) from None
+    except ImportError:  # it is there and broken
+        raise Refused(f"{kind} needs {name}, which is not installed: pip install 'diffretouch[raw]'") from None
 
 
 def one_line(message: object) -> str:

@@ -98,7 +98,7 @@ def save_photo(
     Example:
         >>> from diffretouch import open_photo, save_photo
         >>> photo = open_photo("photo.jpg")
-        >>> save_photo(photo, "copy.png")
+        >>> notes = save_photo(photo, "copy.png")  # what could not be kept
         >>> bool((open_photo("copy.png").pixels == photo.pixels).all())
         True
     """
