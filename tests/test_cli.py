@@ -573,7 +573,7 @@ def test_ctrl_c_stops_a_batch_with_one_line_and_whole_files(retouch, tmp_path: P
 
     watcher = threading.Thread(target=interrupt)
     watcher.start()
-    code = retouch(*sources, "-o", "out", "--steps", 150)
+    code = retouch(*sources, "-o", "out", "--steps", 600)
     finished.set()
     watcher.join()
     assert code == 130
