@@ -91,8 +91,8 @@ NOT_OURS = {
     "dataset=me/my-pairs": "stands for an address that is the reader's",
 }
 
-# Not commands to type: named as the builder of the data set, without its arguments.
-NAMED = {"diffretouch dataset synthetic"}
+# Not commands to type: named, without their arguments.
+NAMED = {"diffretouch dataset synthetic", "diffretouch look"}
 
 # The curl lines of space/README.md need the page: tests/test_space.py runs them.
 ELSEWHERE = re.compile(r"(URL|FILE|DATA|ASK|EVENT)=|curl ")
