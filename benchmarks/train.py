@@ -72,6 +72,7 @@ def measure_loop(dataset: str, cache_dir: Path, steps: int) -> dict[str, float]:
     """Median seconds of the loop's step and of bare forward and backward over the same number of pictures."""
     import torch
 
+    from diffretouch.model.photo_statistics_diffretouch import NUM_STATISTICS
     from diffretouch.training.objective import Retoucher
 
     trainer = make_trainer(dataset, cache_dir, [])
@@ -80,7 +81,8 @@ def measure_loop(dataset: str, cache_dir: Path, steps: int) -> dict[str, float]:
         model = Retoucher(pipe.unet, pipe.grid_head)
         side = pipe.unet.config.sample_size
     pictures = config.train_batch_size + 2 * config.contrastive_batch_size
-    shapes = ((4, side, side), (), (3, side, side), (4,), (3, config.pixel_size, config.pixel_size))
+    pixels = (3, config.pixel_size, config.pixel_size)
+    shapes = ((4, side, side), (), (3, side, side), (4,), pixels, (NUM_STATISTICS,))
     inputs = [torch.rand(pictures, *shape, device=pipe.unet.device) for shape in shapes]
 
     def bare() -> None:
@@ -156,6 +158,7 @@ def trace_memory(lora: bool, checkpointing: bool) -> dict[str, float]:
 
     from diffretouch import AffineGridHead, DiffRetouchPipeline
     from diffretouch.attributes import attribute_scores
+    from diffretouch.model.photo_statistics_diffretouch import NUM_STATISTICS
     from diffretouch.training.config import load_config
     from diffretouch.training.models import Adapter
     from diffretouch.training.objective import Retoucher
@@ -184,7 +187,8 @@ def trace_memory(lora: bool, checkpointing: bool) -> dict[str, float]:
             # The second step finds the optimiser's state in place, the first only makes it.
             for _ in range(2):
                 inputs = torch.randn(3, 4, 64, 64), torch.zeros(3, dtype=torch.long), torch.randn(3, 3, 64, 64)
-                noise_pred, pictures = model(*inputs, torch.zeros(3, 4), torch.rand(3, 3, 512, 512))
+                photo, numbers = torch.rand(3, 3, 512, 512), torch.zeros(3, NUM_STATISTICS)
+                noise_pred, pictures = model(*inputs, torch.zeros(3, 4), photo, numbers)
                 scores = attribute_scores(((pictures + 1) / 2).clamp(0, 1))
                 (noise_pred.square().mean() + pictures.square().mean() + scores.square().mean()).backward()
                 optimizer.step()

@@ -1,12 +1,12 @@
 """Build the synthetic-experts data set that the bundled model was trained on.
 
 python dataset_card/fetch_photos.py photos
-python dataset_card/label_photos.py photos labels
-python dataset_card/build_dataset.py photos data-synthetic --labels labels
+python dataset_card/build_dataset.py photos data-synthetic
 
-The same as `diffretouch dataset synthetic photos -o data-synthetic --table dataset_card/photos.tsv --bad-photos stop
---num-inputs 8 --num-scenes 2 --num-pages 24 --long-side 256 --conditions linear`, whose other options may follow, but
-every x86-64 processor makes the same bytes of the same labels.
+The same as `diffretouch dataset synthetic photos -o data-synthetic --table dataset_card/photos.tsv --labels
+dataset_card/labels --bad-photos stop --num-inputs 8 --num-scenes 2 --num-pages 24 --long-side 256 --conditions
+linear`, whose other options may follow, but every x86-64 processor makes the same bytes. The labels are what
+label_photos.py makes of the photos in 1.5 core-hours.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ os.environ["OPENBLAS_CORETYPE"] = "Haswell"
 
 from diffretouch.commands import cli
 
+_TABLE = Path(__file__).with_name("photos.tsv")
+_LABELS = Path(__file__).with_name("labels")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
@@ -31,9 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("photos", help="folder made by fetch_photos.py")
     parser.add_argument("out", help="data set folder to write; new or empty")
-    parser.add_argument("--table", default=str(Path(__file__).with_name("photos.tsv")), help="(default: %(default)s)")
+    parser.add_argument("--table", help=f"(default: {_TABLE})")
+    parser.add_argument("--labels", help=f"made by label_photos.py (default: {_LABELS}; none with --table)")
     options, others = parser.parse_known_args(arguments)
-    settings = ["--table", options.table, "--bad-photos", "stop"]
+    table, labels = options.table or str(_TABLE), options.labels or (None if options.table else str(_LABELS))
+    settings = ["--table", table, "--bad-photos", "stop", *(["--labels", labels] if labels else [])]
     settings += ["--num-inputs", "8", "--num-scenes", "2", "--num-pages", "24"]
     settings += ["--long-side", "256", "--conditions", "linear"]
     return cli.main(["dataset", "synthetic", options.photos, "-o", options.out, *settings, *others])

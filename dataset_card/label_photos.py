@@ -3,12 +3,14 @@
     python dataset_card/fetch_photos.py photos
     python dataset_card/label_photos.py photos labels
 
+Only for other photos or another teacher: the labels of the project's photos lie beside this script.
+
 Needs `npm`, which fetches the teacher (54 MB, by name and exact version; `diffretouch.data.teacher` says what it is
 and whose), unless `--package` has it already. Every photo of `photos.tsv`, at a long side of 256 pixels, is flattened
-and retouched, 5 seconds of one core each. OUT gets the answer to deb-x/a.jpg as deb-x/a.jpg.png and, once all are
-done, labels.json, which says what made them. A second run makes only what is missing, or was made of another photo or
-in another way. A photo that cannot be labelled is named at the end, in one line, and the exit status is 1; it is 2 for
-a wrong package.
+and retouched, 5 seconds of one core each. OUT gets the answer to deb-x/a.jpg as deb-x/a.jpg.png, a table of colours
+(`answer_table`), and, once all are done, labels.json, which says what made them. A second run makes only what is
+missing, or was made of another photo or in another way. A photo that cannot be labelled is named at the end, in one
+line, and the exit status is 1; it is 2 for a wrong package.
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ def settings_of(package: Package) -> dict[str, Any]:
         "version": package.version,
         "sha256": package.sha256,
         "long_side": LONG_SIDE,
+        "table": teachers.TABLE_SIZE,
         "flatten": {
             "exposure": teachers.EXPOSURE,
             "contrast": teachers.CONTRAST,
@@ -142,12 +145,13 @@ _teacher: Teacher  # of a worker process
 def label(teacher: Teacher, job: Job) -> str | None:
     """Write the label of one photo; returns a line if the photo cannot be used."""
     try:
-        answer = teacher.label(clean_picture(job.photo))
+        photo = clean_picture(job.photo)
     except PhotoError as error:
         return f"{job.file}: {error}"
+    table = teachers.answer_table(photo, teacher.label(photo))
     info, buffer = PngInfo(), io.BytesIO()
     info.add_text(_MARK, job.mark)
-    Image.fromarray(answer).save(buffer, "PNG", pnginfo=info)
+    Image.fromarray(table.reshape(-1, teachers.TABLE_SIZE, 3)).save(buffer, "PNG", optimize=True, pnginfo=info)
     write_atomically(job.label, buffer.getvalue())
     return None
 

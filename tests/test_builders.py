@@ -24,7 +24,16 @@ from diffretouch.attributes import (
     conditions_extreme,
     conditions_quantile,
 )
-from diffretouch.data.build import Job, Rows, open_light, open_resized, open_srgb, split_of_groups, write_data_set
+from diffretouch.data.build import (
+    BadPhoto,
+    Job,
+    Rows,
+    open_light,
+    open_resized,
+    open_srgb,
+    split_of_groups,
+    write_data_set,
+)
 from diffretouch.data.builders import build_fivek, build_pairs, build_ppr10k, build_synthetic
 from diffretouch.data.dataset import FEATURES, SPLITS, decode, encode, read_split, scores_of, write_parquet
 from diffretouch.data.experts import EXPERTS, natural
@@ -32,6 +41,7 @@ from diffretouch.data.light import quantise, to_linear
 from diffretouch.data.panorama import encode_light
 from diffretouch.data.scenes import scene_of, synthetic_rows
 from diffretouch.data.synthetic import camera_photo, finished
+from diffretouch.data.teacher import answer_table
 from diffretouch.photo import PhotoError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -276,11 +286,19 @@ def test_a_label_becomes_the_natural_experts_retouch_at_the_photos_own_size(tmp_
     small = photo.reshape(32, 3, 48, 3, 3).mean((1, 3))
     answer = np.clip(0.9 * small * np.float32([1.1, 1, 0.85]) + 0.03, 0, 1)
     label = tmp_path / "label.png"
-    PIL.Image.fromarray(quantise(answer)).save(label)
+    table = answer_table(quantise(small), quantise(answer))
+    PIL.Image.fromarray(table.reshape(17 * 17, 17, 3)).save(label)
     scene = scene_of(light, label)
     wanted = natural(photo, np.clip(0.9 * photo * np.float32([1.1, 1, 0.85]) + 0.03, 0, 1))
     assert scene.natural.shape == photo.shape
     assert np.abs(scene.natural - wanted).mean() < 0.01 < np.abs(scene.natural - photo).mean()
+
+
+def test_a_picture_is_no_label(tmp_path: Path) -> None:
+    """Labels of an earlier version were the teacher's pictures."""
+    PIL.Image.fromarray(scene(0)).save(tmp_path / "label.png")
+    with pytest.raises(BadPhoto, match=r"label.png has to be a label of 17 x 289 pixels, got \(\d+, \d+\)"):
+        scene_of(scene_light(0), tmp_path / "label.png")
 
 
 def test_missing_and_foreign_labels_are_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ from diffusers import UNet2DConditionModel
 from scenes import TINY_RECIPE, scene
 
 from diffretouch import AffineGridHead, DiffRetouchPipeline
-from diffretouch.model.photo_statistics_diffretouch import NUM_LABELS, NUM_STATISTICS, class_labels
+from diffretouch.model.photo_statistics_diffretouch import (
+    NUM_LABELS,
+    NUM_STATISTICS,
+    class_labels,
+    photo_statistics,
+    statistics_view,
+)
 from diffretouch.training.config import ModelConfig
 from diffretouch.training.models import new_pipeline
 from diffretouch.training.objective import predict
@@ -65,7 +71,9 @@ def test_training_tells_the_unet_what_a_call_tells_it() -> None:
     expected = pipe.unet(
         torch.cat([latents, seen], 1), 500, encoder_hidden_states=condition[:, None], class_labels=told
     ).sample
-    assert torch.equal(predict(pipe.unet, latents, 500, seen, condition, view), expected)
+    assert torch.equal(
+        predict(pipe.unet, latents, 500, seen, condition, photo_statistics(statistics_view(view))), expected
+    )
 
 
 @pytest.mark.parametrize(

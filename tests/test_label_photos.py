@@ -18,7 +18,7 @@ from tfjs_graphs import gelu, linear, node, numbers, text, write_package
 
 from diffretouch.data.builders import build_synthetic
 from diffretouch.data.light import quantise, roll_off_highlights, to_linear, to_srgb
-from diffretouch.data.teacher import Package, Teacher
+from diffretouch.data.teacher import LICENCES, PACKAGE, Package, Teacher, answer_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dataset_card"))  # the scripts import each other by name
 import label_photos  # noqa: E402
@@ -90,7 +90,8 @@ def test_every_photo_gets_the_teachers_answer_to_it_at_256_pixels(tmp_path, set_
     for file, clean in zip(FILES, (wide, large, bright), strict=True):
         with Image.open(tmp_path / "labels" / f"{file}.png") as label:
             assert (label.format, label.mode) == ("PNG", "RGB")
-            np.testing.assert_array_equal(np.asarray(label), teacher.label(clean))
+            expected = answer_table(clean, teacher.label(clean))
+            np.testing.assert_array_equal(np.asarray(label), expected.reshape(17 * 17, 17, 3))
 
 
 def test_labels_json_says_what_made_them_and_whose_it_is(tmp_path, set_up):
@@ -102,6 +103,15 @@ def test_labels_json_says_what_made_them_and_whose_it_is(tmp_path, set_up):
     assert record["flatten"] == {"exposure": -0.7, "contrast": 0.85, "saturation": 0.75}
     said = json.dumps(record["licences"])
     assert all(name in said for name in ("MIT, ", "Apache-2.0", "MIT-Adobe FiveK"))
+
+
+def test_every_photo_of_the_project_has_its_label():
+    """The data set of the bundled model is built from them, without the teacher."""
+    folder = Path(label_photos.__file__).with_name("labels")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    assert names == {f"{record.file}.png" for record in read_records()}
+    record = json.loads((folder / "labels.json").read_text())
+    assert record == {**label_photos.settings_of(PACKAGE), "licences": LICENCES}
 
 
 def test_the_builder_takes_the_labels(tmp_path, set_up):

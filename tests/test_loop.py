@@ -19,8 +19,9 @@ from safetensors import safe_open
 from scenes import overrides, scene, write_data_set
 
 from diffretouch import DiffRetouchPipeline
-from diffretouch.attributes import attribute_scores
+from diffretouch.attributes import attribute_scores, attribute_view
 from diffretouch.data.dataset import decode, read_split
+from diffretouch.model.photo_statistics_diffretouch import NUM_STATISTICS, photo_statistics, statistics_view
 from diffretouch.training.checkpoints import load_state
 from diffretouch.training.config import TrainingConfig, load_config
 from diffretouch.training.data import PairCache, vae_scale_factor
@@ -222,7 +223,7 @@ def test_losses_are_those_of_the_equations(make_config, accelerator, prediction:
 
         def branch(condition: torch.Tensor, eps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             noisy = pipe.scheduler.add_noise(batch.latents, eps, timesteps)
-            return model(noisy, timesteps, batch.photo_latents, condition, batch.photo)
+            return model(noisy, timesteps, batch.photo_latents, condition, batch.photo, batch.statistics)
 
         noise_pred, picture = branch(batch.condition, noise)
         scores = [
@@ -261,18 +262,19 @@ def test_the_linear_form_moves_one_slider_along_what_sampling_sees(make_config, 
         terms = objective(model, 3, draw, 0, 1, accelerator.device)
         batch = objective.pairs.batch(draw.indices, draw.condition, draw.flip)
         photo_latents, photo, t = batch.photo_latents[:n], batch.photo[:n], draw.timesteps[:n]
+        statistics = batch.statistics[:n]
         asked = draw.condition[:n] * ~draw.alone[:n, None]
         placed = asked.clone()
         placed[range(n), draw.slider[:n]] = draw.position[:n]
 
         def scores_of(z0: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
             noisy = pipe.scheduler.add_noise(z0, draw.noise[:n], t)
-            picture = model(noisy, t, photo_latents, condition, photo)[1]
+            picture = model(noisy, t, photo_latents, condition, photo, statistics)[1]
             return attribute_scores(((picture + 1) / 2).clamp(0, 1)) / objective.score_scale
 
         def sampled(condition: torch.Tensor) -> torch.Tensor:
             pipe.scheduler.set_timesteps(timesteps=[999, 700])
-            output = predict(pipe.unet, draw.other_noise[:n], 999, photo_latents, condition, photo)[:, :4]
+            output = predict(pipe.unet, draw.other_noise[:n], 999, photo_latents, condition, statistics)[:, :4]
             z0 = pipe.scheduler.step(output, 999, draw.other_noise[:n]).pred_original_sample
             return scores_of(z0, condition)
 
@@ -281,6 +283,44 @@ def test_the_linear_form_moves_one_slider_along_what_sampling_sees(make_config, 
             regular, sampled(asked), sampled(placed), asked, placed - asked, objective._reach[draw.indices[:n]]
         )
     assert terms["contrastive"].item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_the_settling_term_is_what_a_second_pass_changes(make_config, accelerator) -> None:
+    """Held against a second pass by hand; only pairs with c = 0 count, and only where the contrastive form rests."""
+    config = make_config(
+        contrastive_warmup_steps=2, contrastive_every=2, settling_weight=0.5, beta=2.0, condition_dropout=0.5
+    )
+    torch.manual_seed(0)
+    objective = objective_of(config)
+    pipe = new_pipeline(config.model)
+    torch.nn.init.normal_(pipe.grid_head.out.weight, std=0.1)
+    model = Retoucher(pipe.unet, pipe.grid_head)
+    assert [objective.settles(step) for step in range(5)] == [False, False, False, True, False]
+    draw = objective.draw(3)
+    draw.condition[0] = 0
+    draw.condition[1:] = 0.5
+    with torch.no_grad():
+        terms = objective(model, 3, draw, 0, 1, accelerator.device)
+        batch = objective.pairs.batch(draw.indices, draw.condition, draw.flip)
+        t, eps = draw.timesteps[:1], draw.noise[:1]
+
+        def once(photo_latents, z0, photo, numbers):
+            noisy = pipe.scheduler.add_noise(z0, eps, t)
+            return model(noisy, t, photo_latents, torch.zeros(1, 4), photo, numbers)[1]
+
+        first = once(batch.photo_latents[:1], batch.latents[:1], batch.photo[:1], batch.statistics[:1])
+        unit = (((first + 1) / 2).clamp(0, 1) * 255).round() / 255
+        side = config.model.sample_size * vae_scale_factor(pipe.vae)
+        z0 = pipe.vae.encode(attribute_view(unit, side) * 2 - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
+        seen, photo = pipe.encode_photo(unit[0]), unit * 2 - 1
+        second = once(seen, z0, photo, photo_statistics(statistics_view(photo)))
+        expected = (second - photo).square().mean() / (0.5 * config.train_batch_size)
+    assert terms["settling"].item() == pytest.approx(expected.item(), rel=0.02)
+    whole = terms["noise"] + 2.0 * (terms["pixel"] + 0.5 * terms["settling"])
+    assert terms["loss"].item() == pytest.approx(whole.item(), rel=1e-5)
+    draw.condition[0] = 0.5
+    with torch.no_grad():
+        assert objective(model, 3, draw, 0, 1, accelerator.device)["settling"] == 0
 
 
 def test_a_slider_reaches_as_far_as_the_experts_of_its_photo(make_config) -> None:
@@ -307,10 +347,15 @@ def test_mixed_precision_applies_grids_in_full(make_config) -> None:
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             _, pictures = model(
-                torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.rand(1, 3, 8, 8), torch.zeros(1, 4), photo
+                torch.randn(1, 4, 8, 8),
+                torch.tensor([500]),
+                torch.rand(1, 3, 8, 8),
+                torch.zeros(1, 4),
+                photo,
+                torch.zeros(1, NUM_STATISTICS),
             )
-        assert made[0].dtype == torch.bfloat16
-        assert torch.equal(pictures, pipe.grid_head.retouch(made[0].float(), photo))
+        assert made[0].dtype == torch.float32
+        assert torch.equal(pictures, pipe.grid_head.retouch(made[0], photo))
 
 
 @pytest.mark.parametrize(

@@ -805,6 +805,18 @@ def test_an_untrained_head_returns_nearly_the_photo(seed: int) -> None:
     assert (coefficients - neutral).abs().mean() < 0.05
 
 
+def test_without_a_bias_no_features_are_no_retouch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head = AffineGridHead(bias=False, smoothing=2.0)
+    neutral = identity_coefficients(8, 16, 16)[None]
+    assert torch.equal(head(torch.zeros(1, 4, 64, 64)), neutral)
+    assert not torch.equal(head(torch.randn(1, 4, 64, 64)), neutral)
+    head.save_pretrained(tmp_path)
+    features = torch.randn(1, 4, 64, 64)
+    assert torch.equal(AffineGridHead.from_pretrained(tmp_path)(features), head(features))
+    assert not torch.equal(AffineGridHead()(torch.zeros(1, 4, 64, 64)), neutral), "as published it has an opinion"
+
+
 def test_smoothing_spreads_what_one_place_does_and_keeps_what_all_places_do() -> None:
     maps = torch.full((2, 3, 16, 12), 0.7)
     torch.testing.assert_close(smoothed(maps, 2.0), maps)

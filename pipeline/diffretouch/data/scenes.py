@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..look.lut import fit_lut
+from ..look.lut import Lut, LutError
 from ..photo import PhotoError
-from .build import BadPhoto, open_srgb, resize, schema_row
+from .build import BadPhoto, open_srgb, schema_row
 from .dataset import CONDITIONS, encode, scores_of
 from .experts import EXPERTS, natural
-from .light import quantise
 from .synthetic import Scene, finished, photo_to_retouch, vary
-
-_LABEL_LUT_SIZE = 17  # nodes a side: finer tables follow the teacher's stripes
+from .teacher import TABLE_SIZE
 
 
 def synthetic_rows(
@@ -61,11 +59,9 @@ def _answers(wanted: np.ndarray, rule: str) -> list[tuple[bytes, torch.Tensor, t
 
 
 def scene_of(light: np.ndarray, label: Path | None) -> Scene:
-    """A photo's linear light (H, W, 3) and the teacher's answer to it, of any size, as a scene.
+    """A photo's linear light (H, W, 3) and the file of the teacher's answer to it (`answer_table`) as a scene.
 
-    The answer is carried to the photo's own pixels by a table of colours: a teacher works at 256 pixels, leaves
-    stripes in smooth areas, and its taste is nearly the same everywhere. Without an answer the photo is its own
-    natural retouch.
+    Without an answer the photo is its own natural retouch.
 
     Raises:
         BadPhoto: if the label cannot be read.
@@ -74,10 +70,10 @@ def scene_of(light: np.ndarray, label: Path | None) -> Scene:
     if label is None:
         return Scene(light, photo, photo)
     try:
-        answer = open_srgb(label).astype(np.float32) / 255
+        table = open_srgb(label)
     except PhotoError as error:
         raise BadPhoto(str(error)) from error
-    height, width = answer.shape[:2]
-    small = resize(quantise(photo), (width, height)).astype(np.float32) / 255
-    table = fit_lut(small.reshape(-1, 3), answer.reshape(-1, 3), _LABEL_LUT_SIZE)
-    return Scene(light, photo, natural(photo, table.apply(photo)).astype(np.float32))
+    if table.shape != (TABLE_SIZE**2, TABLE_SIZE, 3):
+        raise BadPhoto(f"{label} has to be a label of {TABLE_SIZE} x {TABLE_SIZE**2} pixels, got {table.shape[1::-1]}")
+    lut = Lut(table.reshape(TABLE_SIZE, TABLE_SIZE, TABLE_SIZE, 3).astype(np.float32) / 255, LutError(0, 0))
+    return Scene(light, photo, natural(photo, lut.apply(photo)).astype(np.float32))

@@ -21,12 +21,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..look.lut import fit_lut
 from .light import quantise, to_linear, to_srgb
 from .tfjs_graph import GraphError, TfjsGraph
 
 MODEL = "models/model.json"
 FACTOR = 64
 """Sides have to be multiples of it: the network halves them three times and parts what is left into 8 x 8 pixels."""
+
+TABLE_SIZE = 17
+"""Nodes a side of the table of colours that a label is, see `answer_table`."""
 
 # What makes a finished photo as dark, flat and dull as the renditions of raw files that the teacher has seen.
 EXPOSURE = -0.7  # stops
@@ -135,6 +139,16 @@ class Teacher:
             TypeError, ValueError: if `photo` is anything else.
         """
         return self.retouch(flatten(photo))
+
+
+def answer_table(photo: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """A teacher's `answer` to a `photo`, both np.uint8 (H, W, 3), as a table of colours: np.uint8 (S, S, S, 3).
+
+    S = `TABLE_SIZE`, axes as of `Lut.table`. It carries the answer to the photo's own pixels: a teacher works at 256
+    pixels, leaves stripes in smooth areas, which finer tables follow, and its taste is nearly the same everywhere.
+    """
+    colours, targets = (picture.reshape(-1, 3).astype(np.float32) / 255 for picture in (photo, answer))
+    return quantise(fit_lut(colours, targets, TABLE_SIZE).table)
 
 
 def flatten(photo: np.ndarray) -> np.ndarray:

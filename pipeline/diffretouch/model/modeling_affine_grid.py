@@ -133,6 +133,8 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         grid_depth: luminance bins of the grid.
         smoothing: standard deviation, in cells, of the Gaussian that the grid is smoothed with over places: what an
             expert does is nearly the same everywhere, and patches of colour show. 0 = as published.
+        bias: whether the convolutions have one, as published. Without, features of zero are no retouch: all that the
+            picture is made of comes from the UNet.
         guide_knots: knots per channel of the guide curve.
         guide_threshold_range: initial span of the knots, see `GuideCurve`.
 
@@ -157,17 +159,18 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         mid_channels: int = 64,
         grid_depth: int = 8,
         smoothing: float = 0.0,
+        bias: bool = True,
         guide_knots: int = 16,
         guide_threshold_range: tuple[float, float] = (-1.0, 1.0),
     ):
         super().__init__()
         widths = [in_channels, *hidden_channels]
         self.down = nn.ModuleList(
-            nn.Conv2d(narrow, wide, 3, stride=2, padding=1)
+            nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=bias)
             for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.mid = nn.Conv2d(widths[-1], mid_channels, 1)
-        self.out = nn.Conv2d(mid_channels, 12 * grid_depth, 1)
+        self.mid = nn.Conv2d(widths[-1], mid_channels, 1, bias=bias)
+        self.out = nn.Conv2d(mid_channels, 12 * grid_depth, 1, bias=bias)
         self.guide = GuideCurve(guide_knots, (guide_threshold_range[0], guide_threshold_range[1]))
         self._start_near_identity()
 
@@ -175,7 +178,8 @@ class AffineGridHead(ModelMixin, ConfigMixin):
     def _start_near_identity(self) -> None:
         """An untrained head returns nearly the photo itself, so training starts from a picture, not from black."""
         self.out.weight.mul_(0.1)
-        self.out.bias = nn.Parameter(identity_coefficients(self.config.grid_depth, 1, 1).flatten())
+        if self.config.bias:
+            self.out.bias = nn.Parameter(identity_coefficients(self.config.grid_depth, 1, 1).flatten())
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -200,7 +204,10 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         coefficients = self.out(self.mid(features))  # (B, 12 depth, Gh, Gw)
         if self.config.smoothing:
             coefficients = smoothed(coefficients, self.config.smoothing)
-        return coefficients.unflatten(1, (12, self.config.grid_depth))
+        coefficients = coefficients.unflatten(1, (12, self.config.grid_depth))
+        if not self.config.bias:
+            coefficients = coefficients + identity_coefficients(self.config.grid_depth, 1, 1).to(coefficients)
+        return coefficients
 
     def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Differentiable guide, slice and apply: coefficients (B, 12, D, Gh, Gw) on photos (B, 3, H, W) in [-1, 1].

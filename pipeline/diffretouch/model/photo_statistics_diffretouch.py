@@ -26,8 +26,13 @@ def statistics_view(photo: torch.Tensor) -> torch.Tensor:
 
 def class_labels(photos: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
     """Statistics of photos (P, 3, H, W) in [-1, 1] and c (N, 4), N a multiple of P, photo-major -> (N, 142)."""
-    statistics = photo_statistics(statistics_view(photos)).to(condition)
-    return torch.cat([statistics.repeat_interleave(len(condition) // len(photos), 0), condition], dim=1)
+    return labels_of(photo_statistics(statistics_view(photos)), condition)
+
+
+def labels_of(statistics: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    """Statistics of photos (P, 138) and c (N, 4), N a multiple of P, photo-major -> (N, 142)."""
+    statistics = statistics.to(condition).repeat_interleave(len(condition) // len(statistics), 0)
+    return torch.cat([statistics, condition], dim=1)
 
 
 def photo_statistics(photo: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,9 @@ class ModelConfig:
     norm_num_groups: int = 16
     head_hidden_channels: list[int] = field(default_factory=lambda: [64])  # one stride-2 convolution each
     head_mid_channels: int = 96
+    # Deviation, in cells, of the Gaussian that smooths the grid over places; 0 = as published
+    head_smoothing: float = 0.0
+    head_bias: bool = True  # as published; False: no features, no retouch
     num_features: int = 4  # from the UNet to the grid head
     # The photo's statistics and c go into every residual block, by the UNet's class embedding: group normalisation
     # takes exposure and colour of light away. False = as published.
@@ -112,6 +115,8 @@ class TrainingConfig:
     contrastive_batch_size: int = 4  # pairs of each batch that also run the positive and the negative branch
     contrastive_alone: float = 0.5  # share of these pairs, of "linear", whose one slider moves while the others are 0
     contrastive_every: int = 1  # only at every so manieth step, weighted as many times
+    # Weight, beside the pixel loss, of what a second pass changes of the first's retouch at c = 0; 0 saves its cost.
+    settling_weight: float = 0.0
     timestep_power: float = 1.5  # t = min + (max - min) u^power: above 1, low noise, where grids are read, counts more
 
     # Conditions
@@ -226,6 +231,7 @@ _BOUNDS = {
     "ema_decay": (0, 1),
     "beta": (0, math.inf),
     "contrastive_weight": (0, math.inf),
+    "settling_weight": (0, math.inf),
     "contrastive_warmup_steps": (0, math.inf),
     "contrastive_every": (1, math.inf),
     "contrastive_alone": (0, 1),
@@ -243,6 +249,7 @@ _BOUNDS = {
     "model.attention_head_dim": (1, math.inf),
     "model.norm_num_groups": (1, math.inf),
     "model.head_mid_channels": (1, math.inf),
+    "model.head_smoothing": (0, 10),
     "model.noise_offset": (0, 10),
     "model.num_features": (1, math.inf),
     "model.grid_depth": (1, math.inf),

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..attributes import attribute_scores, attribute_view, conditions_quantile
 from ..data.dataset import decode, good_rows
 from ..files import write_atomically
+from ..model.photo_statistics_diffretouch import photo_statistics, statistics_view
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 
 
@@ -32,6 +33,7 @@ class Batch:
     latents: torch.Tensor  # (B, 4, h, w), z_0 of the target
     condition: torch.Tensor  # (B, 4) in [-1, 1]
     photo: torch.Tensor  # (B, 3, p, p) in [-1, 1]
+    statistics: torch.Tensor  # (B, 138) of `photo`
     target: torch.Tensor  # (B, 3, p, p) in [-1, 1]
 
 
@@ -73,7 +75,7 @@ class PairCache:
     ):
         if pipe.vae is None:
             raise ValueError("`pretrained_model` has to have a vae to encode targets, got a pipeline without one.")
-        encoder = _Encoder(pipe, pixel_size, device)
+        self._encoder = encoder = _Encoder(pipe, pixel_size, device)
         self._inputs = _Store(folder, encoder.encode_input, encoder.input_version())
         self._targets = _Store(folder, encoder.encode_target, encoder.target_version())
         self.photo_ids: list[str] = []
@@ -110,11 +112,20 @@ class PairCache:
 
     def batch(self, indices: torch.Tensor, conditions: torch.Tensor, flip: torch.Tensor) -> Batch:
         """Pairs `indices` (B,) with their `conditions` (B, 4) as given, mirrored where `flip` (B,) says so."""
-        photo_latents, photo = self._inputs.of_rows(indices)
+        photo_latents, photo, statistics = self._inputs.of_rows(indices)
         latents, target = self._targets.of_rows(indices)
-        pictures = [photo_latents, latents, photo.float() / 127.5 - 1, target.float() / 127.5 - 1]
+        pictures = [photo_latents, latents, unquantised(photo), unquantised(target)]
         mirrored = [torch.where(flip.view(-1, 1, 1, 1), picture.flip(-1), picture) for picture in pictures]
-        return Batch(mirrored[0], mirrored[1], conditions, mirrored[2], mirrored[3])
+        return Batch(mirrored[0], mirrored[1], conditions, mirrored[2], statistics, mirrored[3])
+
+    def once_more(self, pictures: torch.Tensor) -> Batch:
+        """Retouched `pictures` (B, 3, p, p) in [-1, 1] as photos that want nothing: their own targets, c = 0."""
+        unit = ((pictures + 1) / 2).clamp(0, 1).cpu()
+        seen = [self._encoder.encode_input(picture) for picture in unit]
+        photo_latents, pixels, statistics = (torch.stack(one) for one in zip(*seen, strict=True))
+        latents = torch.stack([self._encoder.encode_target(picture)[0] for picture in unit])
+        photo = unquantised(pixels)
+        return Batch(photo_latents, latents, torch.zeros(len(unit), 4), photo, statistics, photo)
 
     def conditions(self, indices: torch.Tensor) -> torch.Tensor:
         """c of pairs `indices` (B,) -> (B, 4)."""
@@ -145,12 +156,14 @@ class _Encoder:
         self._vae_side = pipe.unet.config.sample_size * vae_scale_factor(pipe.vae)
 
     @torch.no_grad()
-    def encode_input(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """-> the conditioning (3, h, w) in [-1, 1], the squashed picture (3, p, p) uint8."""
-        return self._pipe.encode_photo(picture)[0], self._pixels(picture)
+    def encode_input(self, picture: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """-> the conditioning (3, h, w) in [-1, 1], the squashed picture (3, p, p) uint8, its statistics (138,)."""
+        pixels = self._pixels(picture)
+        statistics = photo_statistics(statistics_view(unquantised(pixels[None])))[0]
+        return self._pipe.encode_photo(picture)[0], pixels, statistics
 
     @torch.no_grad()
-    def encode_target(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_target(self, picture: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """-> z_0 (4, h, w), the squashed picture (3, p, p) uint8."""
         view = attribute_view(picture[None], self._vae_side).to(self._vae.device, self._vae.dtype) * 2 - 1
         latents = self._vae.encode(view).latent_dist.mode() * self._vae.config.scaling_factor
@@ -162,7 +175,9 @@ class _Encoder:
 
     def input_version(self) -> bytes:
         config, side = self._pipe.config, self._pipe.unet.config.sample_size
-        return _digest(["input", config.conditioning_size, config.conditioning_resize, side, self._pixel_size])
+        return _digest(
+            ["input and statistics", config.conditioning_size, config.conditioning_resize, side, self._pixel_size]
+        )
 
     def target_version(self) -> bytes:
         weights = hashlib.sha256()
@@ -170,6 +185,11 @@ class _Encoder:
             weights.update(name.encode() + value.float().cpu().numpy().tobytes())
         config = {name: value for name, value in self._vae.config.items() if not name.startswith("_")}
         return _digest(["target", config, weights.hexdigest(), self._vae_side, self._pixel_size])
+
+
+def unquantised(pixels: torch.Tensor) -> torch.Tensor:
+    """8-bit pictures in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
 
 
 def _digest(facts: Any) -> bytes:
@@ -183,22 +203,20 @@ def vae_scale_factor(vae: ModelMixin) -> int:
 
 
 class _Store:
-    """The distinct pictures of a column, each encoded once to a pair of tensors in a file of its own.
+    """The distinct pictures of a column, each encoded once to a few tensors in a file of its own.
 
     Files are named by the picture's bytes and `version`. One that is damaged is made again.
 
     Args:
         folder: where the files are.
-        encode: picture (3, H, W) in [0, 1] -> two tensors, of equal shapes for all pictures.
+        encode: picture (3, H, W) in [0, 1] -> tensors, of equal shapes for all pictures.
         version: what else the tensors depend on.
 
     Attributes:
         names: of each row's file.
     """
 
-    def __init__(
-        self, folder: Path, encode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]], version: bytes
-    ):
+    def __init__(self, folder: Path, encode: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], version: bytes):
         self._folder, self._encode, self._version = folder, encode, version
         self._sound: set[str] = set()
         self.names: list[str] = []
@@ -209,11 +227,11 @@ class _Store:
         self.names.append(name)
         if name not in self._sound and _read_entry(self._folder / name) is None:
             picture = torch.from_numpy(np.array(decode({"bytes": data}))).permute(2, 0, 1).float() / 255
-            write_atomically(self._folder / name, _entry(*self._encode(picture)))
+            write_atomically(self._folder / name, _entry(self._encode(picture)))
         self._sound.add(name)
 
-    def read(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both tensors of row `row`.
+    def read(self, row: int) -> tuple[torch.Tensor, ...]:
+        """The tensors of row `row`.
 
         Raises:
             OSError: if its file has been damaged since the run began.
@@ -223,27 +241,29 @@ class _Store:
             raise OSError(f"{self._folder / self.names[row]} was damaged while in use: start again, it is made anew.")
         return entry
 
-    def of_rows(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both tensors of rows `indices` (B,), stacked."""
-        first, second = zip(*(self.read(index) for index in indices.tolist()), strict=True)
-        return torch.stack(first), torch.stack(second)
+    def of_rows(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The tensors of rows `indices` (B,), each stacked."""
+        return tuple(torch.stack(one) for one in zip(*(self.read(index) for index in indices.tolist()), strict=True))
 
 
-def _entry(latents: torch.Tensor, pixels: torch.Tensor) -> bytes:
-    tensors = {"latents": latents.contiguous(), "pixels": pixels.contiguous()}
-    return save(tensors, {"crc32": _checksum(latents, pixels)})
+def _entry(tensors: tuple[torch.Tensor, ...]) -> bytes:
+    named = {str(number): tensor.contiguous() for number, tensor in enumerate(tensors)}
+    return save(named, {"crc32": _checksum(tensors)})
 
 
-def _read_entry(path: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Both tensors, None if the file is missing or damaged."""
+def _read_entry(path: Path) -> tuple[torch.Tensor, ...] | None:
+    """The tensors, None if the file is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            latents, pixels = file.get_tensor("latents"), file.get_tensor("pixels")
+            tensors = tuple(file.get_tensor(str(number)) for number in range(len(file.keys())))
             checksum = (file.metadata() or {}).get("crc32")
     except (OSError, SafetensorError):
         return None
-    return (latents, pixels) if checksum == _checksum(latents, pixels) else None
+    return tensors if checksum == _checksum(tensors) else None
 
 
-def _checksum(latents: torch.Tensor, pixels: torch.Tensor) -> str:
-    return str(zlib.crc32(pixels.contiguous().numpy().data, zlib.crc32(latents.contiguous().numpy().data)))
+def _checksum(tensors: tuple[torch.Tensor, ...]) -> str:
+    checksum = 0
+    for tensor in tensors:
+        checksum = zlib.crc32(tensor.contiguous().numpy().data, checksum)
+    return str(checksum)

@@ -120,6 +120,8 @@ def new_pipeline(config: ModelConfig) -> DiffRetouchPipeline:
         hidden_channels=config.head_hidden_channels,
         mid_channels=config.head_mid_channels,
         grid_depth=config.grid_depth,
+        smoothing=config.head_smoothing,
+        bias=config.head_bias,
         guide_threshold_range=(config.guide_threshold_range[0], config.guide_threshold_range[1]),
     )
     scheduler = DDPMScheduler(

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..attributes import attribute_scores
 from ..model.modeling_affine_grid import AffineGridHead
-from ..model.photo_statistics_diffretouch import class_labels
+from ..model.photo_statistics_diffretouch import labels_of
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from . import losses
 from .config import TrainingConfig
@@ -36,14 +36,15 @@ class Retoucher(nn.Module):
         photo_latents: torch.Tensor,
         condition: torch.Tensor,
         photo: torch.Tensor,
+        statistics: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """-> predicted noise (B, 4, h, w), retouched pictures D_t (B, 3, p, p) around [-1, 1], not clamped."""
-        prediction = predict(self.unet, noisy_latents, timesteps, photo_latents, condition, photo)
+        prediction = predict(self.unet, noisy_latents, timesteps, photo_latents, condition, statistics)
         noise_pred, features = prediction.tensor_split([4], dim=1)
-        coefficients = self.grid_head(features)  # (B, 12, depth, gh, gw)
-        # As grids are applied in use: mixed precision would round the guide to a few hundred levels.
+        # As in use: mixed precision would round coefficients and guide to a few hundred levels.
         with torch.autocast(photo.device.type, enabled=False):
-            pictures = self.grid_head.retouch(coefficients.float(), photo)
+            coefficients = self.grid_head(features.float())  # (B, 12, depth, gh, gw)
+            pictures = self.grid_head.retouch(coefficients, photo)
         return noise_pred.float(), pictures
 
 
@@ -53,13 +54,13 @@ def predict(
     timesteps: torch.Tensor | int,
     photo_latents: torch.Tensor,
     condition: torch.Tensor,
-    photo: torch.Tensor,
+    statistics: torch.Tensor,
 ) -> torch.Tensor:
     """One UNet call as in use: arguments of `Retoucher.forward` -> (B, 4 + features, h, w)."""
     unet_input = torch.cat([noisy_latents, photo_latents], dim=1)  # (B, 7, h, w)
     labels = None
     if unet.config.class_embed_type is not None:
-        labels = class_labels(photo, condition)  # (B, 142)
+        labels = labels_of(statistics, condition)  # (B, 142)
     return unet(unet_input, timesteps, encoder_hidden_states=condition[:, None], class_labels=labels).sample
 
 
@@ -129,6 +130,12 @@ class Objective:
         due = after_warmup >= 0 and after_warmup % config.contrastive_every == 0
         return config.contrastive != "none" and config.contrastive_batch_size > 0 and due
 
+    def settles(self, step: int) -> bool:
+        """Whether the settling term counts at step `step`: where the contrastive one rests, to even out the work."""
+        config = self.config
+        due = config.contrastive_every == 1 or not self.contrasts(step)
+        return config.settling_weight > 0 and step >= config.contrastive_warmup_steps and due
+
     def __call__(
         self, model: nn.Module, step: int, draw: Draw, number: int, parts: int, device: torch.device
     ) -> dict[str, torch.Tensor]:
@@ -139,7 +146,7 @@ class Objective:
         config = self.config
         part = draw.part(number, parts)
         batch = self.pairs.batch(part.indices, part.condition, part.flip)
-        photo_latents, z0, condition, photo, target = (value.to(device) for value in vars(batch).values())
+        photo_latents, z0, condition, photo, statistics, target = (value.to(device) for value in vars(batch).values())
         timesteps, noise, other_noise = (value.to(device) for value in (part.timesteps, part.noise, part.other_noise))
 
         # Regular branch on all pairs; positive and negative branch on the first n, in the same call.
@@ -156,11 +163,12 @@ class Objective:
                 other_noise[:n].repeat(2, 1, 1, 1),
                 photo_latents[:n].repeat(2, 1, 1, 1),
                 conditions[len(z0) :],
-                photo[:n].repeat(2, 1, 1, 1),
+                statistics[:n].repeat(2, 1),
             )
             clean, noises = torch.cat([z0, imagined]), noise[first]
         noisy = self.scheduler.add_noise(clean, noises, timesteps[first])
-        noise_pred, pictures = model(noisy, timesteps[first], photo_latents[first], conditions, photo[first])
+        seen = photo_latents[first], conditions, photo[first], statistics[first]
+        noise_pred, pictures = model(noisy, timesteps[first], *seen)
 
         batch_size = len(z0)
         denoising_target = self._denoising_target(z0, noise, timesteps)
@@ -173,11 +181,31 @@ class Objective:
             chosen = torch.cat([pictures[:n], pictures[batch_size:]])
             terms["contrastive"] = self._contrastive(chosen, draw, part, n, parts)
             loss = loss + config.contrastive_weight * config.contrastive_every * terms["contrastive"]
+        if self.settles(step):
+            terms["settling"] = self._settling(model, pictures[:batch_size], part, parts)
+            loss = loss + config.beta * config.settling_weight * terms["settling"]
         return {"loss": loss, **terms}
+
+    def _settling(self, model: nn.Module, pictures: torch.Tensor, part: Draw, parts: int) -> torch.Tensor:
+        """How much a second pass changes what the first made of a part's pairs with c = 0, under the same noise.
+
+        What is retouched already wants nothing. The first pass is taken as it is: else both would shrink together.
+        """
+        chosen = (part.condition == 0).all(1).nonzero()[:, 0]
+        if not len(chosen):
+            return 0 * pictures.sum()
+        device = pictures.device
+        batch = self.pairs.once_more(pictures[chosen.to(device)].detach())
+        photo_latents, z0, condition, photo, statistics, target = (value.to(device) for value in vars(batch).values())
+        timesteps, noise = part.timesteps[chosen].to(device), part.noise[chosen].to(device)
+        noisy = self.scheduler.add_noise(z0, noise, timesteps)
+        again = model(noisy, timesteps, photo_latents, condition, photo, statistics)[1]
+        expected = self.config.train_batch_size * self.config.condition_dropout / parts
+        return losses.pixel_loss(again, target, self.config.pixel_loss) * len(chosen) / max(1.0, expected)
 
     @torch.no_grad()
     def _imagine(
-        self, noise: torch.Tensor, photo_latents: torch.Tensor, condition: torch.Tensor, photo: torch.Tensor
+        self, noise: torch.Tensor, photo_latents: torch.Tensor, condition: torch.Tensor, statistics: torch.Tensor
     ) -> torch.Tensor:
         """What sampling makes of pure noise (n, 4, h, w) in its first call: z_0 as the model sees it under c.
 
@@ -185,7 +213,7 @@ class Objective:
         training, and let it overshoot in use, where both calls follow the slider.
         """
         last = self.timestep_range[1]
-        output = predict(self._unet, noise, last, photo_latents, condition, photo)[:, :4].float()
+        output = predict(self._unet, noise, last, photo_latents, condition, statistics)[:, :4].float()
         signal = self.scheduler.alphas_cumprod[last]
         if self.scheduler.config.prediction_type == "v_prediction":
             return signal.sqrt() * noise - (1 - signal).sqrt() * output
