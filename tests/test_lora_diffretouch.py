@@ -5,7 +5,10 @@ The adapters here are made with peft as training makes them, with weights large 
 
 from __future__ import annotations
 
+import inspect
 import json
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.loaders.lora_pipeline import SanaLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -67,7 +71,10 @@ def train(
         of_part = {name.removeprefix(f"{part}."): t for name, t in tuned.items() if name.startswith(f"{part}.")}
         getattr(pipe, part).load_state_dict(of_part, strict=False)
     layers = get_peft_model_state_dict(pipe.unet, adapter_name="trained")
-    pipe.save_lora_weights(folder, layers, tuned, pipe.unet.peft_config["trained"].to_dict(), base)
+    settings = pipe.unet.peft_config["trained"].to_dict()
+    pipe.save_lora_weights(
+        folder, layers, unet_lora_adapter_metadata=settings, whole_modules=tuned, base_metadata=base
+    )
     return folder
 
 
@@ -108,7 +115,8 @@ def test_a_loaded_adapter_makes_the_picture_it_was_trained_to_make(tiny_pipeline
 
 def test_folder_file_subfolder_and_tensors_in_memory_are_the_same_adapter(tiny_pipeline, tmp_path):
     train(tiny_pipeline(), tmp_path / "a", 1, rank=2, alpha=2, whole=("grid_head.",))
-    loaded, metadata = DiffRetouchPipeline.lora_state_dict(tmp_path / "a")
+    loaded, alphas, metadata = DiffRetouchPipeline.lora_state_dict(tmp_path / "a", return_lora_metadata=True)
+    assert alphas is None
     assert metadata["lora"]["r"] == metadata["lora"]["lora_alpha"] == 2
     assert metadata["base"]["attributes"] == ["colorfulness", "brightness", "contrast", "temperature"]
     (tmp_path / "a" / FILE).rename(tmp_path / "a" / "mine.safetensors")
@@ -414,7 +422,7 @@ def test_hotswap_to_a_higher_rank_needs_room(pipe, tiny_pipeline, first, tmp_pat
     train(tiny_pipeline(), tmp_path, 9, ATTENTION, rank=4, alpha=3)
     pipe.load_lora_weights(first, "a")
     before = tensors(pipe)
-    with pytest.raises(ValueError, match=r"^`source` has to be of rank 2 at most to replace 'a', got 4"):
+    with pytest.raises(ValueError, match=r"^The adapter has to be of rank 2 at most to replace 'a', got 4"):
         pipe.load_lora_weights(tmp_path, "a", hotswap=True)
     assert_same_tensors(pipe, before)
     roomy, fresh = tiny_pipeline(), tiny_pipeline()
@@ -432,7 +440,7 @@ def test_hotswap_to_a_higher_rank_needs_room(pipe, tiny_pipeline, first, tmp_pat
 def test_hotswap_to_other_layers_or_an_unknown_name_is_refused(pipe, first, second):
     pipe.load_lora_weights(first, "a")
     before = tensors(pipe)
-    with pytest.raises(ValueError, match=r"^`source` has to tune layers that 'a' tunes"):
+    with pytest.raises(ValueError, match=r"^The adapter has to tune layers that 'a' tunes"):
         pipe.load_lora_weights(second, "a", hotswap=True)
     with pytest.raises(
         ValueError, match=r"^`adapter_name` has to be one of those loaded to be replaced, \['a'\], got 'b'"
@@ -527,7 +535,7 @@ def test_damaged_and_foreign_files_are_one_sentence_and_change_nothing(busy, fir
     path = rewritten(first, tmp_path / "changed.safetensors", change)
     before = tensors(busy)
     for name, hotswap in (("b", False), ("a", True)):
-        with pytest.raises(ValueError, match="^`source` has to ") as caught:
+        with pytest.raises(ValueError, match="^The adapter has to ") as caught:
             busy.load_lora_weights(path, name, hotswap=hotswap)
         text = str(caught.value)
         assert "\n" not in text and text.endswith(".") and all(part in text for part in message.split(" .* "))
@@ -539,7 +547,7 @@ def test_damaged_and_foreign_files_are_one_sentence_and_change_nothing(busy, fir
 def test_truncated_files_are_refused(busy, first, tmp_path, kept):
     (tmp_path / FILE).write_bytes((first / FILE).read_bytes()[:kept])
     with pytest.raises(
-        ValueError, match=r"^`source` has to be a whole safetensors file, got .* damaged or of another"
+        ValueError, match=r"^The adapter has to be a whole safetensors file, got .* damaged or of another"
     ):
         busy.load_lora_weights(tmp_path)
     assert busy.get_list_adapters() == {"unet": ["a"]}
@@ -549,7 +557,7 @@ def test_a_pickle_is_never_opened(busy, tmp_path):
     torch.save({"x": 1}, tmp_path / "pytorch_lora_weights.bin")
     with pytest.raises(ValueError, match="whole safetensors file"):
         busy.load_lora_weights(tmp_path / "pytorch_lora_weights.bin")
-    with pytest.raises(FileNotFoundError, match=rf"^`source` has to hold {FILE}, got .* without it\.$"):
+    with pytest.raises(FileNotFoundError, match=rf"^The adapter has to hold {FILE}, got .* without it\.$"):
         busy.load_lora_weights(tmp_path)
 
 
@@ -608,9 +616,31 @@ def test_the_base_is_named_without_paths(tiny_pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda p, a: p.load_lora_weights(7), TypeError, "`source` has to be a folder, file, Hub id or dict, got int"),
-        (lambda p, a: p.load_lora_weights("/no/such/file"), ValueError, "`source` has to be a folder, file, Hub id"),
-        (lambda p, a: p.load_lora_weights({}), ValueError, "`source` has to hold LoRA layers of one rank, got none"),
+        (
+            lambda p, a: p.load_lora_weights(7),
+            TypeError,
+            "`pretrained_model_name_or_path_or_dict` has to be a folder, file, Hub id or dict of tensors, got int",
+        ),
+        (
+            lambda p, a: p.load_lora_weights("/no/such/file"),
+            ValueError,
+            "The adapter has to be a folder, file, Hub id",
+        ),
+        (
+            lambda p, a: p.load_lora_weights({"grid_head.out.bias": torch.ones(48)}),
+            ValueError,
+            "The adapter has to hold LoRA layers of one rank, got none",
+        ),
+        (
+            lambda p, a: p.load_lora_weights({"conv_in.weight": torch.ones(1)}),
+            ValueError,
+            "only, got 'conv_in.weight'",
+        ),
+        (
+            lambda p, a: p.load_lora_weights(a, use_safetensors=False),
+            ValueError,
+            "pickles are never opened, got False",
+        ),
         (lambda p, a: p.load_lora_weights({"unet.x.lora_A.weight": 1}), ValueError, "finite floating-point tensors"),
         (
             lambda p, a: p.load_lora_weights(a, "a"),
@@ -633,13 +663,13 @@ def test_the_base_is_named_without_paths(tiny_pipeline, tmp_path):
         (lambda p, a: p.set_adapters(["a", "a"]), ValueError, "`adapter_names` has to be one or several"),
         (lambda p, a: p.set_adapters([["a"]]), ValueError, "`adapter_names` has to be one or several"),
         (lambda p, a: p.set_adapters(None), ValueError, "`adapter_names` has to be one or several"),
-        (lambda p, a: p.set_adapters("a", [1, 2]), ValueError, "a number or one per adapter (1), got 2 of them"),
-        (lambda p, a: p.set_adapters("a", "x"), TypeError, "`adapter_weights` has to be a number or one per adapter"),
-        (lambda p, a: p.set_adapters("a", True), TypeError, "`adapter_weights` has to be a number or one per adapter"),
+        (lambda p, a: p.set_adapters("a", [1, 2]), ValueError, "one or one per adapter (1), got 2 of them"),
+        (lambda p, a: p.set_adapters("a", "x"), TypeError, "`adapter_weights` has to be made of numbers, got"),
+        (lambda p, a: p.set_adapters("a", True), TypeError, "`adapter_weights` has to be made of numbers, got"),
         (lambda p, a: p.set_adapters("a", float("nan")), ValueError, "`adapter_weights` has to be finite, got nan"),
         (lambda p, a: p.delete_adapters("b"), ValueError, "`adapter_names` has to be one or several"),
         (lambda p, a: p.fuse_lora(lora_scale=float("inf")), ValueError, "`lora_scale` has to be finite, got inf"),
-        (lambda p, a: p.fuse_lora(lora_scale="1"), TypeError, "`lora_scale` has to be a number"),
+        (lambda p, a: p.fuse_lora(lora_scale="1"), TypeError, "`lora_scale` has to be made of numbers, got str"),
         (lambda p, a: p.fuse_lora(adapter_names=[]), ValueError, "`adapter_names` has to be at least one loaded"),
         (lambda p, a: p.fuse_lora(["vae"]), ValueError, "`components` has to be None or ['unet'], got ['vae']"),
         (lambda p, a: p.unfuse_lora(["vae"]), ValueError, "`components` has to be None or ['unet'], got ['vae']"),
@@ -666,26 +696,31 @@ def trained_parts(pipe: DiffRetouchPipeline) -> tuple[dict, dict, dict]:
 
 def test_saving_refuses_what_would_not_load_and_leaves_the_file(pipe, tmp_path):
     layers, settings, base = trained_parts(pipe)
-    pipe.save_lora_weights(tmp_path, layers, None, settings, base)
+    right = {"unet_lora_layers": layers, "unet_lora_adapter_metadata": settings, "base_metadata": base}
+    pipe.save_lora_weights(tmp_path, **right)
     before = (tmp_path / FILE).read_bytes()
     name = next(iter(layers))
-    for arguments, error, message in (
-        ((layers, None, None, base), TypeError, "`unet_lora_adapter_metadata` has to be a dict, got NoneType"),
+    for changed, error, message in (
         (
-            (layers, None, settings, None),
-            ValueError,
-            "`base_metadata` has to be made by `lora_base_metadata()`, got None",
+            {"unet_lora_adapter_metadata": 7},
+            TypeError,
+            "`unet_lora_adapter_metadata` has to be None or a dict, got int",
         ),
-        ((layers, None, settings, {"model": "x"}), ValueError, "`base_metadata` has to be made by"),
-        (({}, None, settings, base), ValueError, "`unet_lora_layers` has to hold LoRA layers of one rank, got none"),
-        (({**layers, "x.bias": layers[name]}, None, settings, base), ValueError, "only, got 'unet.x.bias'"),
-        ((layers, {"vae.x": layers[name]}, settings, base), ValueError, "only, got 'vae.x'"),
-        (({**layers, name: layers[name] * float("nan")}, None, settings, base), ValueError, "finite floating-point"),
-        ((layers, None, {**settings, "use_rslora": True}, base), ValueError, "plain LoRA of one rank"),
-        ((layers, None, {**settings, "r": 9}, base), ValueError, "its rank, 2"),
+        (
+            {"base_metadata": {"model": "x"}},
+            ValueError,
+            "`base_metadata` has to be made by `lora_base_metadata()`, got",
+        ),
+        ({"unet_lora_layers": {}}, ValueError, "`unet_lora_layers` has to hold LoRA layers of one rank, got none"),
+        ({"unet_lora_layers": {**layers, "x.bias": layers[name]}}, ValueError, "only, got 'unet.x.bias'"),
+        ({"whole_modules": {"vae.x": layers[name]}}, ValueError, "only, got 'vae.x'"),
+        ({"unet_lora_layers": {**layers, name: layers[name] * float("nan")}}, ValueError, "finite floating-point"),
+        ({"unet_lora_adapter_metadata": {**settings, "use_rslora": True}}, ValueError, "plain LoRA of one rank"),
+        ({"unet_lora_adapter_metadata": {**settings, "r": 9}}, ValueError, "its rank, 2"),
+        ({"safe_serialization": False}, ValueError, "`safe_serialization` has to be True, because pickles are never"),
     ):
         with pytest.raises(error) as caught:
-            pipe.save_lora_weights(tmp_path, *arguments)
+            pipe.save_lora_weights(tmp_path, **{**right, **changed})
         assert message in str(caught.value)
     assert (tmp_path / FILE).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
@@ -693,8 +728,13 @@ def test_saving_refuses_what_would_not_load_and_leaves_the_file(pipe, tmp_path):
 
 def test_what_training_wants_kept_is_kept(pipe, tmp_path):
     layers, settings, base = trained_parts(pipe)
-    pipe.save_lora_weights(tmp_path / "deep" / "er", layers, None, settings, base | {"data": "me/pairs", "steps": 7})
-    _, metadata = DiffRetouchPipeline.lora_state_dict(tmp_path / "deep" / "er")
+    pipe.save_lora_weights(
+        tmp_path / "deep" / "er",
+        layers,
+        unet_lora_adapter_metadata=settings,
+        base_metadata=base | {"data": "me/pairs", "steps": 7},
+    )
+    *_, metadata = DiffRetouchPipeline.lora_state_dict(tmp_path / "deep" / "er", return_lora_metadata=True)
     assert metadata["base"] == base | {"data": "me/pairs", "steps": 7}
     assert metadata["lora"]["target_modules"] == sorted({name.rpartition(".lora_")[0] for name in layers})
     assert (metadata["lora"]["r"], metadata["lora"]["lora_alpha"]) == (2, 4)
@@ -712,6 +752,168 @@ def test_a_file_of_plain_diffusers_loads(pipe, tiny_pipeline, tmp_path):
     )
     pipe.load_lora_weights(tmp_path)
     np.testing.assert_allclose(retouch(pipe), retouch(other), atol=1e-6)
+
+
+# ---- as in diffusers -----------------------------------------------------------------------------------------------
+
+
+# Of its pipelines with one network: the same arguments, with "transformer" where a UNet is meant here.
+METHODS = ("load_lora_weights", "save_lora_weights", "set_adapters", "delete_adapters", "fuse_lora", "unfuse_lora")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lora_methods_take_what_those_of_diffusers_take_in_the_same_order(method):
+    theirs = [
+        name.replace("transformer", "unet")
+        for name, parameter in inspect.signature(getattr(SanaLoraLoaderMixin, method)).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    ours = list(inspect.signature(getattr(DiffRetouchPipeline, method)).parameters)
+    assert ours[: len(theirs)] == theirs
+
+
+def test_reading_an_adapter_takes_and_gives_what_diffusers_does(first):
+    source = inspect.getsource(SanaLoraLoaderMixin.lora_state_dict)
+    # Newer versions of `huggingface_hub`, which fetches the file, know no `proxies`.
+    theirs = set(re.findall(r'kwargs\.pop\("(\w+)"', source)) - {"proxies"}
+    assert {"weight_name", "use_safetensors", "return_lora_metadata"} <= theirs
+    assert theirs <= inspect.signature(DiffRetouchPipeline.lora_state_dict).parameters.keys()
+    state, alphas = DiffRetouchPipeline.lora_state_dict(first, use_safetensors=None, local_files_only=None)
+    assert alphas is None and A_LAYER in state
+
+
+def test_an_adapter_saved_with_the_arguments_of_diffusers_alone_loads_with_its_rank_as_alpha(
+    pipe, tiny_pipeline, tmp_path
+):
+    other = tiny_pipeline()
+    layers, _, _ = trained_parts(other)  # alpha is twice the rank
+    other.unet.set_adapters("x", 0.5)
+    expected = retouch(other)
+    other.save_lora_weights(tmp_path, layers, True, None, None, True)
+    pipe.load_lora_weights(tmp_path, low_cpu_mem_usage=False)
+    np.testing.assert_allclose(retouch(pipe), expected, atol=1e-6)
+    metadata = DiffRetouchPipeline.lora_state_dict(tmp_path, return_lora_metadata=True)[2]
+    assert metadata["base"] is None and metadata["lora"]["lora_alpha"] == metadata["lora"]["r"] == 2
+    with torch.no_grad():
+        save_file({f"unet.{name}": tensor.contiguous() for name, tensor in layers.items()}, tmp_path / "bare")
+    bare = tiny_pipeline()
+    bare.load_lora_weights(tmp_path / "bare")
+    np.testing.assert_allclose(retouch(bare), expected, atol=1e-6)
+
+
+def test_other_processes_write_nothing_and_a_function_to_save_with_is_used(pipe, tmp_path):
+    layers, settings, _ = trained_parts(pipe)
+    pipe.save_lora_weights(tmp_path / "none", layers, is_main_process=False)
+    assert not (tmp_path / "none").exists()
+    pipe.save_lora_weights(tmp_path, layers, save_function=save_file, weight_name="x.safetensors")
+    assert load_file(tmp_path / "x.safetensors").keys() == {f"unet.{name}" for name in layers}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("names", [(), ("lora_foo",), ("text_encoder.layers.0.q_proj.lora_A.weight",)])
+def test_lora_layers_of_other_networks_are_a_warning_of_diffusers_and_change_nothing(busy, caplog, monkeypatch, names):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    before = tensors(busy)
+    busy.load_lora_weights({name: torch.ones(2, 2) for name in names})
+    told = {record.message.partition(" found")[0] for record in caplog.records}
+    assert told == {"No LoRA keys associated to UNet2DConditionModel"}
+    assert_same_tensors(busy, before)
+    assert busy.get_active_adapters() == ["a"]
+
+
+BLOCKS = [0.25, {"down": 0.5}, {"down": {"block_1": [0.5]}, "mid": -1, "up": {"block_0": [0.1, 0.2]}}, {"mid": 0}]
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_block_weights_scale_the_layers_that_they_scale_in_diffusers(pipe, tiny_pipeline, tmp_path, blocks):
+    train(tiny_pipeline(), tmp_path, 4, ("to_q", "conv1", "proj_in"))
+    pipe.load_lora_weights(tmp_path, "a")
+    pipe.set_adapters("a", {"unet": blocks})
+    ours = {name: layer.scaling["a"] for name, layer in pipe._lora_layers().items()}
+    pipe.unet.set_adapters("a", blocks)
+    assert ours == {name: layer.scaling["a"] for name, layer in pipe._lora_layers().items()}
+    assert len(set(ours.values())) == (1 if blocks == 0.25 else len({1.0, *_numbers(blocks)}))
+
+
+def _numbers(value: Any) -> list[float]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return [value] if inner is None else [number for each in inner for number in _numbers(each)]
+
+
+def test_block_weights_reach_layers_outside_of_blocks_and_leave_what_is_held_whole(pipe, first, second):
+    pipe.load_lora_weights(second, "b")  # with LoRA on `conv_in`, on which diffusers' own block weights fail
+    pipe.load_lora_weights(first, "a")
+    pipe.set_adapters("a")
+    whole = pipe.grid_head.out.bias.clone()
+    pipe.set_adapters(["a", "b"], [{"unet": {"mid": 0.5}}, 0.0])
+    assert torch.equal(pipe.grid_head.out.bias, whole)
+    mixed = retouch(pipe)
+    pipe.fuse_lora(lora_scale=1.0)
+    np.testing.assert_allclose(retouch(pipe), mixed, atol=1e-5)
+    pipe.unfuse_lora()
+    np.testing.assert_allclose(retouch(pipe), mixed, atol=1e-6)
+    pipe.load_lora_weights(first, "a", hotswap=True)
+    np.testing.assert_allclose(retouch(pipe), mixed, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ({"unet": {"top": 1}}, ValueError, "`adapter_weights` has to name the blocks down, mid and up"),
+        ({"unet": {"down": "x"}}, TypeError, "`adapter_weights` has to be made of numbers, got str"),
+        ({"unet": {"up": {"block_0": [1, float("nan")]}}}, ValueError, "`adapter_weights` has to be finite, got nan"),
+        ({"unet": {"up": {"block_0": [1, 1, 1]}}}, ValueError, "`adapter_weights` has to fit the blocks of this UNet"),
+        (
+            {"unet": {"up": {"block_7": 1}}},
+            ValueError,
+            "`adapter_weights` has to name up blocks from ['block_0'], got",
+        ),
+    ],
+)
+def test_wrong_block_weights_are_one_sentence(busy, weights, error, message):
+    picture = retouch(busy)
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        busy.set_adapters("a", weights)
+    assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(retouch(busy), picture)
+
+
+def test_weights_for_other_components_are_a_warning(busy, caplog):
+    picture = retouch(busy)
+    busy.set_adapters("a", {"unet": 0.5, "text_encoder": 0.1})
+    assert caplog.messages == ["Weights of an adapter are of the UNet here, so those of ['text_encoder'] are ignored."]
+    np.testing.assert_array_equal(retouch(busy), picture)
+
+
+def test_the_scale_of_a_call_is_a_factor_on_the_weights_and_leaves_nothing_behind(pipe, tiny_pipeline, first, second):
+    pipe.load_lora_weights(first, "a")
+    pipe.load_lora_weights(second, "b")
+    pipe.set_adapters(["a", "b"], [0.8, -0.4])
+    before, plain = tensors(pipe), retouch(pipe)
+    scaled = retouch(pipe, cross_attention_kwargs={"scale": 0.5})
+    none = retouch(pipe, cross_attention_kwargs={"scale": 0.0})
+    with pytest.raises(RuntimeError, match="stop"):
+        retouch(pipe, cross_attention_kwargs={"scale": 3}, callback_on_step_end=_stop)
+    assert_same_tensors(pipe, before)
+    np.testing.assert_array_equal(retouch(pipe), plain)
+    np.testing.assert_array_equal(none, retouch(tiny_pipeline()))
+    pipe.set_adapters(["a", "b"], [0.4, -0.2])
+    np.testing.assert_allclose(scaled, retouch(pipe), atol=1e-6)
+    assert np.abs(scaled - plain).max() > 1e-3
+    pipe.fuse_lora()
+    np.testing.assert_array_equal(retouch(pipe, cross_attention_kwargs={"scale": 0.5}), retouch(pipe))
+
+
+def _stop(*_: Any) -> dict:
+    raise RuntimeError("stop")
+
+
+@pytest.mark.parametrize(
+    ("given", "error"), [(0.5, TypeError), ({"scale": "x"}, ValueError), ({"scale": 1e999}, ValueError)]
+)
+def test_a_wrong_scale_of_a_call_names_the_parameter(pipe, given, error):
+    with pytest.raises(error, match="^`cross_attention_kwargs` has to "):
+        retouch(pipe, cross_attention_kwargs=given)
 
 
 # ---- offloading -----------------------------------------------------------------------------------------------------

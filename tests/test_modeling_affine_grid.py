@@ -22,6 +22,7 @@ from diffretouch.model import modeling_affine_grid
 from diffretouch.model.modeling_affine_grid import (
     AffineGrid,
     AffineGridHead,
+    AffineGridHeadOutput,
     GuideCurve,
     apply_affine,
     identity_coefficients,
@@ -918,6 +919,14 @@ def test_a_saved_head_comes_back_with_config_and_weights(config: dict[str, Any],
     features, photo = torch.randn(1, head.config.in_channels, 16, 16), random_photo(1, 3, 5, 6)
     assert torch.equal(loaded(features), head(features))
     assert torch.equal(loaded.guide(photo), head.guide(photo))
+
+
+def test_a_head_returns_what_return_dict_asks_for() -> None:
+    head, features = AffineGridHead(), torch.randn(1, 4, 64, 64)
+    coefficients = head(features)
+    output, (alone,) = head(features, return_dict=True), head(features, return_dict=False)
+    assert isinstance(output, AffineGridHeadOutput) and output[0] is output.coefficients
+    assert torch.equal(output.coefficients, coefficients) and torch.equal(alone, coefficients)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

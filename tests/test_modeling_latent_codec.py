@@ -137,6 +137,29 @@ def test_the_interface_is_that_of_the_stock_autoencoder() -> None:
         assert vae.dtype == torch.float32
 
 
+@pytest.mark.parametrize("switch", ["slicing", "tiling"])
+def test_slices_and_bands_give_the_same_and_no_more_than_one_is_worked_on(switch: str, monkeypatch) -> None:
+    """As for `AutoencoderKL`; a picture of 150 rows of latents is two bands and a rest."""
+    codec, pictures = FixedLatentCodec(patch_size=2), random_pictures(3, 300, 6)
+    latents = codec.encode(pictures).latent_dist.mode()
+    decoded = codec.decode(latents).sample
+    getattr(codec, f"enable_{switch}")()
+    seen: list[torch.Size] = []
+    for name in ("_encode", "_decode"):
+        work = getattr(codec, name)
+        monkeypatch.setattr(codec, name, lambda maps, work=work: (seen.append(maps.shape), work(maps))[1])
+    torch.testing.assert_close(codec.encode(pictures).latent_dist.mode(), latents, rtol=0, atol=1e-5)
+    torch.testing.assert_close(codec.decode(latents).sample, decoded, rtol=0, atol=1e-5)
+    if switch == "slicing":
+        assert seen == [(1, 3, 300, 6)] * 3 + [(1, 4, 150, 3)] * 3
+    else:
+        assert [shape[2] for shape in seen] == [128, 128, 44, 65, 66, 23]
+    getattr(codec, f"disable_{switch}")()
+    seen.clear()
+    codec.encode(pictures)
+    assert seen == [(3, 3, 300, 6)]
+
+
 @pytest.mark.parametrize(
     "shape", [(3, 16, 16), (1, 4, 16, 16), (1, 16, 16, 3), (1, 3, 12, 16), (1, 3, 16, 20), (1, 3, 0, 16), (0, 3, 8, 8)]
 )

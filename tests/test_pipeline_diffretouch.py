@@ -416,7 +416,8 @@ def test_output_types_agree(pipe):
     assert out.images is out.grids and len(out.grids) == 1
     np.testing.assert_array_equal(out.grids[0].apply(PHOTO.astype(np.float32) / np.float32(255)), array[0])
     out = run("latent")
-    assert out.images.shape == (1, 4, 8, 8) and out.grids is None
+    assert out.images.shape == (1, 4, 8, 8)
+    np.testing.assert_array_equal(out.grids[0].apply(PHOTO.astype(np.float32) / np.float32(255)), array[0])
 
 
 def test_different_sizes_come_back_as_a_list(pipe):

@@ -6,7 +6,7 @@ This file travels with every model on the Hub, so it imports nothing of the pack
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,27 @@ import torch
 from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 from diffusers.loaders.lora_base import LoraBaseMixin
 
-from .adapter_file_diffretouch import Adapter, layer_of
+from .adapter_file_diffretouch import Adapter
+
+
+@dataclass(frozen=True)
+class AdapterWeight:
+    """How much an adapter counts: in the attention blocks of the UNet that `blocks` names, and everywhere else."""
+
+    elsewhere: float = 1.0
+    blocks: Mapping[str, float] = field(default_factory=dict)  # "down_blocks.1.attentions.0" -> weight
+
+    def times(self, scale: float) -> AdapterWeight:
+        return AdapterWeight(self.elsewhere * scale, {block: w * scale for block, w in self.blocks.items()})
+
+    def of(self, layer: str) -> float:
+        """The weight in one layer of the UNet; what stands beside an attention block goes with it, as in diffusers."""
+        for block, weight in self.blocks.items():
+            if layer.startswith(f"{block}."):
+                return weight
+        parts = layer.split(".")  # "down_blocks.1.resnets.0.conv1"
+        beside = f"{parts[0]}.{parts[1]}.attentions.{parts[3]}" if len(parts) > 3 else ""
+        return self.blocks.get(beside, self.elsewhere)
 
 
 @dataclass
@@ -23,9 +43,9 @@ class _Loaded:
     """What peft does not keep of the adapters of a UNet."""
 
     whole: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)  # adapter -> name -> tensor
-    weights: dict[str, float] = field(default_factory=dict)  # of the active adapters
+    weights: dict[str, AdapterWeight] = field(default_factory=dict)  # of the active adapters
     enabled: bool = True
-    fused: dict[str, float] = field(default_factory=dict)  # adapter -> the weight it is fused at
+    fused: dict[str, AdapterWeight] = field(default_factory=dict)  # adapter -> the weight it is fused at
     replaced: dict[str, torch.Tensor] = field(default_factory=dict)  # as they were before adapters held them whole
     unfused: dict[str, torch.Tensor] = field(default_factory=dict)  # as they were before LoRA layers were fused
 
@@ -71,8 +91,7 @@ class AdapterLayersMixin(LoraBaseMixin):
             elif of_groups:
                 _maybe_remove_and_reapply_group_offloading(self._bare_unet)
 
-    def _inject(self, name: str, adapter: Adapter) -> None:
-        targets = sorted({layer_of(key) for key in adapter.layers})
+    def _inject(self, name: str, adapter: Adapter, low_cpu_mem_usage: bool) -> None:
         # Copies, because peft makes these very tensors the layers' weights.
         layers = {key: tensor.clone() for key, tensor in sorted(adapter.layers.items())}
         with warnings.catch_warnings():
@@ -82,8 +101,8 @@ class AdapterLayersMixin(LoraBaseMixin):
                 layers,
                 prefix=None,
                 adapter_name=name,
-                metadata={"r": adapter.rank, "lora_alpha": adapter.alpha, "target_modules": targets},
-                low_cpu_mem_usage=True,
+                metadata={"r": adapter.rank, "lora_alpha": adapter.alpha, "target_modules": adapter.targets},
+                low_cpu_mem_usage=low_cpu_mem_usage,
             )
         for layer in self._lora_layers(name).values():
             for part in (layer.lora_A[name], layer.lora_B[name]):
@@ -93,25 +112,26 @@ class AdapterLayersMixin(LoraBaseMixin):
         # Not with `set_adapters`: it would replace the scale that `enable_lora_hotswap` made a tensor.
         self._bare_unet.set_adapter(name)
         self._bare_unet.enable_lora()
-        self._loaded.weights, self._loaded.enabled = {name: 1.0}, True
+        self._loaded.weights, self._loaded.enabled = {name: AdapterWeight()}, True
 
     def _swap(self, name: str, adapter: Adapter) -> None:
         """Not by diffusers' own, which forgets the weight set before, and clears "style2" too as it swaps "style"."""
         layers = self._lora_layers(name)
-        for key in sorted({layer_of(key) for key in adapter.layers}):
+        for key in adapter.targets:
             if key not in layers:
-                raise ValueError(f"`source` has to tune layers that {name!r} tunes to replace it, got {key}.")
+                raise ValueError(f"The adapter has to tune layers that {name!r} tunes to replace it, got {key}.")
             room = layers[key].lora_A[name].weight.shape[0]
             if room < adapter.rank:
                 raise ValueError(
-                    f"`source` has to be of rank {room} at most to replace {name!r}, got {adapter.rank}: call "
+                    f"The adapter has to be of rank {room} at most to replace {name!r}, got {adapter.rank}: call "
                     "`enable_lora_hotswap(target_rank=...)` before the first adapter is loaded."
                 )
         settings = self._bare_unet.peft_config[name]
         settings.r, settings.lora_alpha = adapter.rank, adapter.alpha
-        scaling = self._loaded.weights.get(name, 1.0) * adapter.alpha / adapter.rank
+        weight = self._loaded.weights.get(name, AdapterWeight())
         self._fill(name, adapter)
-        for layer in layers.values():
+        for key, layer in layers.items():
+            scaling = weight.of(key) * adapter.alpha / adapter.rank
             layer.r[name], layer.lora_alpha[name] = adapter.rank, adapter.alpha
             if isinstance(layer.scaling[name], torch.Tensor):
                 layer.scaling[name].fill_(scaling)
@@ -132,11 +152,38 @@ class AdapterLayersMixin(LoraBaseMixin):
         layers = {name: module for name, module in self._bare_unet.named_modules() if hasattr(module, "lora_A")}
         return {key: layer for key, layer in layers.items() if adapter_name in (None, *layer.lora_A)}
 
-    def _activate(self, weights: dict[str, float]) -> None:
+    def _activate(self, weights: dict[str, AdapterWeight]) -> None:
         self._loaded.weights = weights
         with self._without_offloading():
-            self._bare_unet.set_adapters(list(weights), list(weights.values()))
+            self._weigh(weights)
             self._blend()
+
+    def _weigh(self, weights: dict[str, AdapterWeight]) -> None:
+        self._bare_unet.set_adapters(list(weights), [weight.elsewhere for weight in weights.values()])
+        # Not by `set_adapters` too: its block weights fail on layers outside of blocks, such as `conv_in`.
+        for name, weight in weights.items():
+            for key, layer in self._lora_layers(name).items() if weight.blocks else ():
+                layer.set_scale(name, weight.of(key))
+
+    @contextmanager
+    def _at_lora_scale(self, scale: float) -> Iterator[None]:
+        """In this block the active adapters count `scale` times as much; those that are fused stay as they are."""
+        layers = [] if scale == 1 or self._loaded.fused else list(self._lora_layers().values())
+        if not layers:
+            yield
+            return
+        kept = [dict(layer.scaling) for layer in layers]
+        try:
+            for layer in layers:
+                layer.scaling.update({name: value * scale for name, value in layer.scaling.items()})
+            with self._without_offloading():
+                self._blend(scale)
+            yield
+        finally:
+            for layer, scaling in zip(layers, kept, strict=True):
+                layer.scaling.update(scaling)
+            with self._without_offloading():
+                self._blend()
 
     def _enable(self, enabled: bool) -> None:
         self._check_not_fused()
@@ -145,20 +192,24 @@ class AdapterLayersMixin(LoraBaseMixin):
         with self._without_offloading():
             self._blend()
 
-    def _blend(self) -> None:
-        """Make what adapters hold whole base + sum_i w_i (tuned_i - base), over the adapters in effect."""
+    def _blend(self, scale: float = 1.0) -> None:
+        """Make what adapters hold whole base + scale sum_i w_i (tuned_i - base), over the adapters in effect."""
         loaded = self._loaded
         in_effect = loaded.fused or (loaded.weights if loaded.enabled else {})
         tensors = self._tensors()
         for name in {name for whole in loaded.whole.values() for name in whole} - loaded.replaced.keys():
             loaded.replaced[name] = tensors[name].to("cpu", copy=True)
         for name, base in loaded.replaced.items():
-            tuned = [(w, loaded.whole[a][name]) for a, w in in_effect.items() if name in loaded.whole.get(a, {})]
+            tuned = [
+                (weight.elsewhere * scale, loaded.whole[adapter][name])
+                for adapter, weight in in_effect.items()
+                if name in loaded.whole.get(adapter, {})
+            ]
             # In this form no adapter gives the base, and one at weight 1 the tuned part, bit for bit.
             blend = base.float() * (1 - sum(weight for weight, _ in tuned))
             tensors[name].copy_(sum((weight * part.float() for weight, part in tuned), blend))
 
-    def _fuse(self, weights: dict[str, float], safe: bool) -> None:
+    def _fuse(self, weights: dict[str, AdapterWeight], safe: bool) -> None:
         """Have exactly these adapters fused, at these weights."""
         loaded, unet, tensors, layers = self._loaded, self._bare_unet, self._tensors(), self._lora_layers()
         for layer in layers.values():
@@ -166,8 +217,7 @@ class AdapterLayersMixin(LoraBaseMixin):
         for name, tensor in loaded.unfused.items():
             tensors[name].copy_(tensor)
         loaded.unfused, loaded.fused = {}, weights
-        scales = weights or loaded.weights
-        unet.set_adapters(list(scales), list(scales.values()))
+        self._weigh(weights or loaded.weights)
         self._blend()
         if weights:
             # Disabled layers would take out of the weights what was fused into them.

@@ -15,6 +15,10 @@ import torch
 from .photo_statistics_diffretouch import NUM_LABELS
 
 SLIDER_RANGE = 1.5
+OUTPUT_TYPES = ("pil", "np", "pt", "grid", "latent")
+BASES = ("photo", "decoded")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+CONDITIONING_RESIZES = ("nearest", "area")
 
 
 def is_number(value: Any) -> bool:
@@ -48,7 +52,11 @@ def check_components(unet: Any, scheduler: Any, grid_head: Any) -> None:
         )
 
 
-def check_saved_settings(provenance: Any, fast_timesteps: Any) -> None:
+def check_saved_settings(conditioning_resize: Any, provenance: Any, fast_timesteps: Any) -> None:
+    if conditioning_resize not in CONDITIONING_RESIZES:
+        raise ValueError(
+            f"`conditioning_resize` has to be one of {CONDITIONING_RESIZES}, got {conditioning_resize!r}."
+        )
     if not all(isinstance(text, str) for pair in (provenance or {}).items() for text in pair):
         raise ValueError(f"`provenance` has to be None or a dict of strings, got {provenance}.")
     named = isinstance(fast_timesteps, str) and re.fullmatch(r"\d+(,\d+)*", fast_timesteps)
@@ -87,6 +95,15 @@ def check_generator(generator: Any, batch_size: int) -> None:
         raise ValueError(f"`generator` has to be one, or one per output image ({batch_size}), got {len(generator)}.")
 
 
+def check_prediction_type(scheduler: Any) -> None:
+    prediction_type = getattr(scheduler.config, "prediction_type", None)
+    if prediction_type not in PREDICTION_TYPES:
+        kind = type(scheduler).__name__
+        raise ValueError(
+            f"`scheduler` has to predict one of {PREDICTION_TYPES}, got {kind} that predicts {prediction_type}."
+        )
+
+
 def check_timesteps(scheduler: Any, timesteps: Any) -> None:
     most = scheduler.config.num_train_timesteps
     if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
@@ -107,3 +124,32 @@ def check_latents(latents: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"`latents` has to be of shape {shape}, got {tuple(latents.shape)}.")
     if not torch.isfinite(latents).all():
         raise ValueError("`latents` has to be finite, got NaN or infinite values.")
+
+
+def check_output(output_type: Any, base: Any, vae: Any) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"`output_type` has to be one of {OUTPUT_TYPES}, got {output_type!r}.")
+    if base not in BASES:
+        raise ValueError(f"`base` has to be one of {BASES}, got {base!r}.")
+    if base == "decoded" and vae is None:
+        raise ValueError('`base` has to be "photo" for a pipeline without a `vae`, got "decoded".')
+
+
+def check_callback(callback: Any, tensor_inputs: Any, allowed: list[str]) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"`callback_on_step_end` has to be None or callable, got {type(callback).__name__}.")
+    if not isinstance(tensor_inputs, (list, tuple)) or any(name not in allowed for name in tensor_inputs):
+        raise ValueError(
+            f"`callback_on_step_end_tensor_inputs` has to be a list from {allowed}, got {tensor_inputs!r}."
+        )
+
+
+def attention_arguments(given: Any) -> tuple[float, dict[str, Any]]:
+    """`cross_attention_kwargs` of a call -> the scale of its LoRA adapters, and what its UNet gets."""
+    if given is not None and not isinstance(given, dict):
+        raise TypeError(f"`cross_attention_kwargs` has to be None or a dict, got {type(given).__name__}.")
+    arguments = dict(given or {})
+    scale = arguments.pop("scale", 1.0)
+    if not is_number(scale) or not np.isfinite(scale):
+        raise ValueError(f"`cross_attention_kwargs` has to hold a finite number as `scale`, got {scale!r}.")
+    return scale, arguments

@@ -13,32 +13,32 @@ This file travels with every model on the Hub, so it imports nothing of the pack
 from __future__ import annotations
 
 import itertools
-import json
+import logging
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.loaders.unet_loader_utils import _maybe_expand_lora_scales
 from diffusers.utils import USE_PEFT_BACKEND
-from huggingface_hub import hf_hub_download
-from safetensors.torch import save
 
 from .adapter_file_diffretouch import (
     ADAPTER_FILE,
-    BASE_METADATA_KEY,
     WHOLE_PARTS,
     check_fit,
     describes_base,
-    layer_of,
-    one_sentence,
+    find_adapter,
+    is_for_other_networks,
     parse_adapter,
     read_adapter,
+    write_adapter,
 )
-from .adapter_layers_diffretouch import AdapterLayersMixin
+from .adapter_layers_diffretouch import AdapterLayersMixin, AdapterWeight
+
+logger = logging.getLogger(__name__)
 
 # Relative distance between sampled weights: bfloat16 moves them by 0.003, fine-tuning gently by less than 0.05, and
 # models that were trained apart are 1 apart.
@@ -62,21 +62,26 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
 
     def load_lora_weights(
         self,
-        source: str | os.PathLike | Mapping[str, torch.Tensor],
+        pretrained_model_name_or_path_or_dict: str | os.PathLike | Mapping[str, torch.Tensor],
         adapter_name: str | None = None,
         hotswap: bool = False,
+        low_cpu_mem_usage: bool = True,
         **hub_options: Any,
     ) -> None:
         """Load an adapter and make it the only active one, at weight 1.
 
+        A file of LoRA layers for other networks alone (a text encoder, say) is a warning, as in diffusers.
+
         Args:
-            source: the folder or file of an adapter, its Hub id, or its tensors by name, whose alpha is their rank.
+            pretrained_model_name_or_path_or_dict: the folder or file of an adapter, its Hub id, or its tensors by
+                name. Tensors, and files that do not say, have their rank as alpha.
             adapter_name: what to call it here, without dots; None = "default_0" and so on.
             hotswap: put it into the place of the loaded `adapter_name`, which keeps its weight; a compiled UNet stays
                 compiled. It may tune fewer layers, and have a lower rank; for a higher one, call
                 `enable_lora_hotswap(target_rank=...)` before the first adapter is loaded.
+            low_cpu_mem_usage: False makes the layers at random first, which takes longer and gives the same.
             hub_options: any of `weight_name`, `subfolder`, `revision`, `token`, `cache_dir`, `force_download`,
-                `local_files_only`; see `lora_state_dict`.
+                `local_files_only`, `use_safetensors`; see `lora_state_dict`.
 
         Raises:
             TypeError, ValueError: if the adapter is damaged, holds NaN or what is no adapter, or was made for another
@@ -88,119 +93,115 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
             raise ImportError("LoRA adapters need peft and transformers: `pip install peft transformers`.")
         self._check_not_fused()
         name = self._check_adapter_name(adapter_name, hotswap)
-        tensors, metadata = self.lora_state_dict(source, **hub_options)
-        adapter = parse_adapter(tensors, metadata.get("lora"), "source")
+        hub_options["return_lora_metadata"] = True
+        tensors, _, metadata = self.lora_state_dict(pretrained_model_name_or_path_or_dict, **hub_options)
+        if is_for_other_networks(tensors):
+            return self._bare_unet.load_lora_adapter(tensors, prefix=self.unet_name)  # which warns, and does no more
+        adapter = parse_adapter(tensors, metadata.get("lora"), "The adapter")
         with self._without_offloading():
             self._check_base(metadata.get("base"))
             check_fit(adapter, {key: tuple(tensor.shape) for key, tensor in self._tensors().items()})
             if hotswap:
                 self._swap(name, adapter)
             else:
-                self._inject(name, adapter)
+                self._inject(name, adapter, low_cpu_mem_usage)
             self._loaded.whole[name] = adapter.whole
             self._blend()
 
     @classmethod
     def lora_state_dict(
         cls,
-        source: str | os.PathLike | Mapping[str, torch.Tensor],
+        pretrained_model_name_or_path_or_dict: str | os.PathLike | Mapping[str, torch.Tensor],
         *,
-        weight_name: str = ADAPTER_FILE,
+        weight_name: str | None = None,
         subfolder: str | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         force_download: bool = False,
-        local_files_only: bool = False,
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        local_files_only: bool | None = False,
+        use_safetensors: bool | None = True,
+        return_lora_metadata: bool = False,
+    ) -> tuple[Any, ...]:
         """Read an adapter without loading it.
 
         Args:
-            source: see `load_lora_weights`.
-            weight_name, subfolder: the file, and where in the folder or repository it is.
+            pretrained_model_name_or_path_or_dict: see `load_lora_weights`.
+            weight_name, subfolder: the file, and where in the folder or repository it is; None = the usual name.
             revision, token, cache_dir, force_download, local_files_only: as in `huggingface_hub.hf_hub_download`.
+            use_safetensors: not False, because pickles are never opened.
+            return_lora_metadata: give the metadata too.
 
         Returns:
-            {name: tensor} and the metadata: "lora" (`r`, `lora_alpha`, `target_modules`) and "base" (see
-            `lora_base_metadata`; None if other software wrote the file). Tensors in memory have no metadata.
+            {name: tensor} and None, as diffusers does for files that state alpha in their metadata; with
+            `return_lora_metadata` also that: "lora" (`r`, `lora_alpha`, `target_modules`) and "base" (see
+            `lora_base_metadata`), each None if other software wrote the file without. Tensors in memory have none.
 
         Raises:
-            TypeError, ValueError: if it is no safetensors file, is damaged, or does not state rank and alpha.
+            TypeError, ValueError: if it is no safetensors file, is damaged, or contradicts itself in rank and alpha.
             OSError: if there is no such file, or the Hub does not give it.
         """
+        if use_safetensors is False:
+            raise ValueError("`use_safetensors` has to be None or True, because pickles are never opened, got False.")
+        source = pretrained_model_name_or_path_or_dict
         if isinstance(source, Mapping):
-            return dict(source), {}
-        if not isinstance(source, (str, os.PathLike)):
-            raise TypeError(f"`source` has to be a folder, file, Hub id or dict, got {type(source).__name__}.")
-        if Path(source).is_file():
-            return read_adapter(Path(source))
-        if Path(source).is_dir():
-            inside = Path(source, subfolder or "", weight_name)
-            if not inside.is_file():
-                raise FileNotFoundError(f"`source` has to hold {weight_name}, got {inside.parent} without it.")
-            return read_adapter(inside)
-        with one_sentence(str(source), weight_name):
-            path = hf_hub_download(
-                str(source),
-                weight_name,
-                subfolder=subfolder,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
+            tensors, metadata = dict(source), dict[str, Any]()
+        elif isinstance(source, (str, os.PathLike)):
+            options = {"revision": revision, "token": token, "cache_dir": cache_dir, "force_download": force_download}
+            options["local_files_only"] = bool(local_files_only)
+            tensors, metadata = read_adapter(find_adapter(source, weight_name or ADAPTER_FILE, subfolder, options))
+        else:
+            kind = type(source).__name__
+            raise TypeError(
+                "`pretrained_model_name_or_path_or_dict` has to be a folder, file, Hub id or dict of tensors, got "
+                f"{kind}."
             )
-        return read_adapter(Path(path))
+        return (tensors, None, metadata) if return_lora_metadata else (tensors, None)
 
     @classmethod
     def save_lora_weights(
         cls,
         save_directory: str | os.PathLike,
-        unet_lora_layers: Mapping[str, torch.Tensor],
-        whole_modules: Mapping[str, torch.Tensor] | None = None,
+        unet_lora_layers: Mapping[str, torch.Tensor] | torch.nn.Module,
+        is_main_process: bool = True,
+        weight_name: str | None = None,
+        save_function: Callable[[dict[str, torch.Tensor], str], Any] | None = None,
+        safe_serialization: bool = True,
         unet_lora_adapter_metadata: Mapping[str, Any] | None = None,
+        *,
+        whole_modules: Mapping[str, torch.Tensor] | None = None,
         base_metadata: Mapping[str, Any] | None = None,
-        weight_name: str = ADAPTER_FILE,
     ) -> None:
         """Write an adapter, which `load_lora_weights` loads; the file appears whole or not at all.
 
         Args:
             save_directory: made if needed.
             unet_lora_layers: `peft.get_peft_model_state_dict(unet)`, of one rank.
+            is_main_process: False checks and writes nothing, for the other processes of a distributed training.
+            weight_name: the file's name; None = `pytorch_lora_weights.safetensors`.
+            save_function: writes (tensors, path) instead of safetensors, without metadata.
+            safe_serialization: not False, because pickles are never opened.
+            unet_lora_adapter_metadata: `unet.peft_config[name].to_dict()`; None = alpha is the rank.
             whole_modules: all tensors of the parts trained whole (`modules_to_save` in peft), by `grid_head.*`,
                 `unet.conv_in.*`, `unet.conv_out.*`.
-            unet_lora_adapter_metadata: `unet.peft_config[name].to_dict()`; without it, alpha would be lost.
             base_metadata: `pipe.lora_base_metadata()` of the model before training, and whatever else is to be kept,
                 as JSON can hold it; without it, the adapter would load into other models.
-            weight_name: the file's name.
 
         Raises:
             TypeError, ValueError: if an argument is not as described, or a tensor is not finite.
             OSError: if the file cannot be written.
         """
-        if not isinstance(unet_lora_adapter_metadata, Mapping):
+        if not safe_serialization:
+            raise ValueError("`safe_serialization` has to be True, because pickles are never opened, got False.")
+        if not isinstance(unet_lora_adapter_metadata, Mapping | None):
             kind = type(unet_lora_adapter_metadata).__name__
-            raise TypeError(f"`unet_lora_adapter_metadata` has to be a dict, got {kind}.")
-        if not describes_base(base_metadata):
+            raise TypeError(f"`unet_lora_adapter_metadata` has to be None or a dict, got {kind}.")
+        if base_metadata is not None and not describes_base(base_metadata):
             raise ValueError(f"`base_metadata` has to be made by `lora_base_metadata()`, got {base_metadata!r:.80}.")
-        tensors = {f"unet.{name}": tensor for name, tensor in unet_lora_layers.items()} | dict(whole_modules or {})
-        adapter = parse_adapter(tensors, unet_lora_adapter_metadata, "unet_lora_layers")
-        targets = sorted({layer_of(name) for name in adapter.layers})
-        lora = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": targets}
-        metadata = {
-            "format": "pt",
-            LORA_ADAPTER_METADATA_KEY: json.dumps(lora),
-            BASE_METADATA_KEY: json.dumps(base_metadata),
-        }
-        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{weight_name}.part"
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, folder / weight_name)
-        finally:
-            partial.unlink(missing_ok=True)
+        tensors = cls.pack_weights(unet_lora_layers, cls.unet_name) | dict(whole_modules or {})
+        adapter = parse_adapter(tensors, unet_lora_adapter_metadata, "`unet_lora_layers`")
+        if is_main_process:
+            write_adapter(Path(save_directory, weight_name or ADAPTER_FILE), adapter, base_metadata, save_function)
 
     def lora_base_metadata(self) -> dict[str, Any]:
         """What an adapter records of the model it was made for; adapters that are loaded now do not count.
@@ -229,22 +230,26 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
     # ---- mixing -----------------------------------------------------------------------------------------------------
 
     def set_adapters(
-        self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float | None] | None = None
+        self,
+        adapter_names: str | Sequence[str],
+        adapter_weights: float | Mapping[str, Any] | Sequence[float | Mapping[str, Any] | None] | None = None,
     ) -> None:
         """Choose the active adapters.
 
         Args:
             adapter_names: of those that are loaded; none = the model itself.
-            adapter_weights: one number for all, or one per adapter; 0 = no effect, 1 and None = as trained; larger
-                ones exaggerate and negative ones do the opposite.
+            adapter_weights: one for all, or one per adapter; 0 = no effect, 1 and None = as trained; larger ones
+                exaggerate and negative ones do the opposite. As in diffusers, attention blocks of the UNet may have
+                their own, {"unet": {"down": 0.5, "mid": 1, "up": {"block_1": [0, 0.5, 1]}}}; whatever is not named,
+                and what an adapter holds whole, counts 1 then.
 
         Raises:
             TypeError, ValueError: naming the argument; while adapters are fused.
         """
         self._check_not_fused()
         names = self._check_loaded(adapter_names)
-        weights = _check_weights(adapter_weights, len(names))
-        self._activate(dict(zip(names, weights, strict=True)))
+        weights = _one_each(adapter_weights, len(names))
+        self._activate({name: self._weight(weight) for name, weight in zip(names, weights, strict=True)})
 
     def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
         """Forget adapters; the others stay as active as they were.
@@ -314,16 +319,16 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
             TypeError, ValueError: naming the argument.
         """
         _check_components(components)
-        (scale,) = _check_weights(lora_scale, 1, "lora_scale")
+        scale = _number("lora_scale", lora_scale)
         loaded = self._loaded
         before = loaded.fused
         if not before:
             # Adapters that training added did not come through `load_lora_weights`.
-            loaded.weights = {name: loaded.weights.get(name, 1.0) for name in self.get_active_adapters()}
+            loaded.weights = {n: loaded.weights.get(n, AdapterWeight()) for n in self.get_active_adapters()}
         names = self._check_loaded(list(loaded.weights) if adapter_names is None else adapter_names)
         if not names:
             raise ValueError("`adapter_names` has to be at least one loaded adapter, got none.")
-        after = before | {name: loaded.weights.get(name, 1.0) * scale for name in names}
+        after = before | {name: loaded.weights.get(name, AdapterWeight()).times(scale) for name in names}
         with self._without_offloading():
             try:
                 self._fuse(after, safe_fusing)
@@ -376,6 +381,22 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
             raise ValueError(f"`adapter_names` has to be one or several of those loaded, {loaded}, got {names!r}.")
         return list(names)
 
+    def _weight(self, weight: Any) -> AdapterWeight:
+        """What `set_adapters` is given for one adapter: None, a number, or {"unet": one of these or its blocks}."""
+        if isinstance(weight, Mapping):
+            foreign = sorted(str(part) for part in weight if part != self.unet_name)
+            if foreign:
+                logger.warning("Weights of an adapter are of the UNet here, so those of %s are ignored.", foreign)
+            weight = weight.get(self.unet_name)
+        if not isinstance(weight, Mapping):
+            return AdapterWeight(1.0 if weight is None else _number("adapter_weights", weight))
+        _check_blocks(weight, self._bare_unet)
+        try:
+            (blocks,) = _maybe_expand_lora_scales(self._bare_unet, [dict(weight)])
+        except ValueError as error:
+            raise ValueError(f"`adapter_weights` has to fit the blocks of this UNet, got {weight}: {error}") from error
+        return AdapterWeight(1.0, blocks)
+
     def _check_unloaded(self) -> None:
         """Refuse to save, because layers with adapters do not load again, and the weights may not be the model's."""
         if self._adapter_names():
@@ -392,25 +413,44 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
         sampled, own = (torch.tensor(base["weights"]) for base in (theirs, ours))
         if sampled.shape != own.shape or not (sampled - own).norm() <= _BASE_TOLERANCE * own.norm():
             raise ValueError(
-                f"`source` has to be an adapter of this base, {ours['model']}, "
+                f"The adapter has to be an adapter of this base, {ours['model']}, "
                 f"got one of {theirs['model']} with other weights."
             )
         if theirs["attributes"] != ours["attributes"]:
             raise ValueError(
-                f"`source` has to have its sliders in the order {ours['attributes']}, got {theirs['attributes']}."
+                f"The adapter has to have its sliders in the order {ours['attributes']}, got {theirs['attributes']}."
             )
 
 
-def _check_weights(weights: Any, count: int, name: str = "adapter_weights") -> list[float]:
+def _one_each(weights: Any, count: int) -> list[Any]:
     listed = list(weights) if isinstance(weights, (list, tuple)) else [weights] * count
     if len(listed) != count:
-        raise ValueError(f"`{name}` has to be a number or one per adapter ({count}), got {len(listed)} of them.")
-    for weight in listed:
-        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float))):
-            raise TypeError(f"`{name}` has to be a number or one per adapter, got {type(weight).__name__}.")
-        if weight is not None and not math.isfinite(weight):
-            raise ValueError(f"`{name}` has to be finite, got {weight}.")
-    return [1.0 if weight is None else float(weight) for weight in listed]
+        raise ValueError(f"`adapter_weights` has to be one or one per adapter ({count}), got {len(listed)} of them.")
+    return listed
+
+
+def _number(name: str, weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise TypeError(f"`{name}` has to be made of numbers, got {type(weight).__name__}.")
+    if not math.isfinite(weight):
+        raise ValueError(f"`{name}` has to be finite, got {weight}.")
+    return float(weight)
+
+
+def _check_blocks(weights: Mapping[str, Any], unet: Any) -> None:
+    """{"down" or "up": one, or {"block_1": one or a list}, "mid": one}, each a number."""
+    known: dict[str, list[str]] = {"mid": []}
+    for part in ("down", "up"):
+        blocks = getattr(unet, f"{part}_blocks")
+        known[part] = [f"block_{i}" for i, block in enumerate(blocks) if hasattr(block, "attentions")]
+    for part, inner in weights.items():
+        if part not in known:
+            raise ValueError(f"`adapter_weights` has to name the blocks down, mid and up of the UNet, got {part!r}.")
+        for block, weight in inner.items() if isinstance(inner, Mapping) else [("", inner)]:
+            if block and block not in known[part]:
+                raise ValueError(f"`adapter_weights` has to name {part} blocks from {known[part]}, got {block!r}.")
+            for number in weight if isinstance(weight, list) else [weight]:
+                _number("adapter_weights", number)
 
 
 def _check_components(components: Any) -> None:

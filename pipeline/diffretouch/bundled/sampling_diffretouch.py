@@ -5,6 +5,10 @@ This file travels with every model on the Hub, so it imports nothing of the pack
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 
@@ -67,3 +71,29 @@ def truncated_timesteps(num_inference_steps: int, first: int = 200, last: int = 
         timesteps.append(first + round(position))
         position += stride
     return timesteps[::-1]
+
+
+def set_timesteps(
+    scheduler: Any, steps: int, timesteps: Sequence[int] | None, first: int, device: torch.device
+) -> torch.Tensor:
+    """Prepare a scheduler for the truncated chain of `steps` down to `first`, or for explicit timesteps; returns those
+    it will visit.
+
+    Raises:
+        ValueError: if a scheduler with a spacing of its own cannot.
+    """
+    most = scheduler.config.num_train_timesteps
+    if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
+        chosen = truncated_timesteps(steps, first, most - 1) if timesteps is None else [int(t) for t in timesteps]
+        scheduler.set_timesteps(timesteps=chosen, device=device)
+        return scheduler.timesteps
+    # The coarsest spacing of its own of which `steps` stay at or above `first`, stopped there.
+    calls = (steps - 1) * scheduler.order + 1
+    for spacing in range(steps, most + 1):
+        scheduler.set_timesteps(spacing, device=device)
+        visited = scheduler.timesteps[:calls]
+        # Linear spacings are fractions: 199.8 is 200.
+        if len(visited) == calls and round(float(visited[-1])) >= first:
+            return visited
+    kind = type(scheduler).__name__
+    raise ValueError(f"`scheduler` has to visit {steps} training timesteps of at least {first}, {kind} does not.")

@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from ..files import write_atomically
 from ..model import BUNDLED_MODEL
-from ..model.adapter_file_diffretouch import WHOLE_PARTS
+from ..model.adapter_file_diffretouch import WHOLE_PARTS, parse_adapter
 from ..model.lora_diffretouch import DiffRetouchLoraLoaderMixin
 from ..tables import format_table
 from .curve import training_curve
@@ -196,15 +196,14 @@ def _model(folder: Path) -> _Subject:
 
 
 def _adapter(folder: Path) -> _Subject:
-    tensors, metadata = DiffRetouchLoraLoaderMixin.lora_state_dict(folder)
-    lora, recorded = metadata["lora"], metadata["base"] or {}
-    layers = {name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name}
+    tensors, _, metadata = DiffRetouchLoraLoaderMixin.lora_state_dict(folder, return_lora_metadata=True)
+    adapter, recorded = parse_adapter(tensors, metadata["lora"], "The adapter"), metadata["base"] or {}
     whole = sorted({part.strip(".") for part in WHOLE_PARTS if any(name.startswith(part) for name in tensors)})
     base_name = recorded.get("model", "a DiffRetouch model")
     named = "the model that comes with the `diffretouch` package" if base_name == _BUNDLED else base_name
     facts = {
         "Base": named,
-        "LoRA": f"rank {lora['r']}, alpha {lora['lora_alpha']:g}, on {len(layers)} layers of the UNet",
+        "LoRA": f"rank {adapter.rank}, alpha {adapter.alpha:g}, on {len(adapter.targets)} layers of the UNet",
         "Trained whole": ", ".join(whole) or "nothing",
         "Size": _amount(sum(tensor.numel() for tensor in tensors.values())),
     }

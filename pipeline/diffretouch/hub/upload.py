@@ -34,7 +34,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import validate_repo_id
 
 from ..files import folder_atomically
-from ..model.adapter_file_diffretouch import ADAPTER_FILE
+from ..model.adapter_file_diffretouch import ADAPTER_FILE, parse_adapter
 from ..model.folder_diffretouch import CODE_MODULES
 from ..model.lora_diffretouch import DiffRetouchLoraLoaderMixin
 from .card import model_card, write_model_card
@@ -107,10 +107,15 @@ def _local_folder(model: str | Path) -> Path:
         return Path(snapshot_download(str(model)))
 
 
+def _check_adapter(folder: Path) -> None:
+    tensors, _, metadata = DiffRetouchLoraLoaderMixin.lora_state_dict(folder, return_lora_metadata=True)
+    parse_adapter(tensors, metadata["lora"], "The adapter")
+
+
 def _copy_files(source: Path, target: Path) -> None:
     leave = shutil.ignore_patterns(*_LEFT_BEHIND)
     if is_adapter(source):
-        DiffRetouchLoraLoaderMixin.lora_state_dict(source)
+        _check_adapter(source)
         shutil.copytree(source, target, dirs_exist_ok=True, ignore=leave)
         return
     index = read_index(source)
@@ -240,7 +245,7 @@ def _kind_of(folder: Path, private: bool | None) -> tuple[str, dict[str, Any]]:
         read_index(folder)
         return "model", {}
     if is_adapter(folder):
-        DiffRetouchLoraLoaderMixin.lora_state_dict(folder)
+        _check_adapter(folder)
         return "model", {}
     card = RepoCard.load(folder / "README.md").data if (folder / "README.md").is_file() else {}
     if any(folder.glob("data/*.parquet")):

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import PIL.Image
@@ -26,11 +26,15 @@ from diffusers.utils.torch_utils import randn_tensor
 from .adapter_file_diffretouch import ADAPTER_FILE  # noqa: F401 (brought along for lora_diffretouch.py)
 from .adapter_layers_diffretouch import AdapterLayersMixin  # noqa: F401
 from .checks_diffretouch import (
+    attention_arguments,
+    check_callback,
     check_components,
     check_count,
     check_generator,
     check_latents,
     check_number,
+    check_output,
+    check_prediction_type,
     check_saved_settings,
     check_slider,
     check_timesteps,
@@ -40,13 +44,10 @@ from .folder_diffretouch import SelfContainedFolderMixin, of_the_package
 from .lora_diffretouch import DiffRetouchLoraLoaderMixin
 from .photo_statistics_diffretouch import class_labels
 from .pictures_diffretouch import as_float, as_output, is_grey, model_view, planes
-from .sampling_diffretouch import are_middle, one_generator_each, truncated_timesteps
+from .sampling_diffretouch import are_middle, one_generator_each, set_timesteps
+from .sampling_diffretouch import truncated_timesteps as truncated_timesteps  # imported from here too
 
 ATTRIBUTES = ("colorfulness", "brightness", "contrast", "temperature")
-OUTPUT_TYPES = ("pil", "np", "pt", "grid", "latent")
-BASES = ("photo", "decoded")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-CONDITIONING_RESIZES = ("nearest", "area")
 
 
 @dataclass
@@ -58,11 +59,11 @@ class DiffRetouchPipelineOutput(BaseOutput):
             i // num_variants. A list of PIL pictures ("pil"); float32 in [0, 1], (N, H, W, 3) ("np") or (N, 3, H, W)
             ("pt") if all are of one size, else a list of (H, W, 3) or (3, H, W); the list of grids ("grid"); the
             loop's last latents (N, 4, h, w) ("latent").
-        grids: the `AffineGrid` of every image: applies to any other photo, at any strength. None for "latent".
+        grids: the `AffineGrid` of every image: applies to any other photo, at any strength.
     """
 
     images: Any
-    grids: list[Any] | None
+    grids: list[Any]
 
 
 class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetouchLoraLoaderMixin):
@@ -132,11 +133,7 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         check_count("min_timestep", min_timestep, 0, scheduler.config.num_train_timesteps - 1)
         check_count("conditioning_size", conditioning_size, 1, None)
         check_number("noise_offset", noise_offset, 0, 10)
-        if conditioning_resize not in CONDITIONING_RESIZES:
-            raise ValueError(
-                f"`conditioning_resize` has to be one of {CONDITIONING_RESIZES}, got {conditioning_resize!r}."
-            )
-        check_saved_settings(provenance, fast_timesteps)
+        check_saved_settings(conditioning_resize, provenance, fast_timesteps)
         if sorted(attributes) != sorted(ATTRIBUTES):
             raise ValueError(f"`attributes` has to be {ATTRIBUTES} in any order, got {attributes}.")
         self.register_modules(unet=unet, scheduler=scheduler, grid_head=grid_head, vae=vae)
@@ -166,7 +163,34 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
             return {"num_inference_steps": math.ceil(self.config.default_num_inference_steps / 5)}
         return {"timesteps": [int(t) for t in self.config.fast_timesteps.split(",")]}
 
-    @torch.no_grad()
+    @overload
+    def __call__(
+        self,
+        image: Any,
+        colorfulness: float | Sequence[float] = 0.0,
+        brightness: float | Sequence[float] = 0.0,
+        contrast: float | Sequence[float] = 0.0,
+        temperature: float | Sequence[float] = 0.0,
+        strength: float = 1.0,
+        num_variants: int = 1,
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        base: str = "photo",
+        return_dict: Literal[True] = True,
+        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> DiffRetouchPipelineOutput: ...
+
+    @overload
+    def __call__(
+        self, image: Any, *arguments: Any, return_dict: Literal[False], **options: Any
+    ) -> tuple[Any, list[Any]]: ...
+
+    @torch.no_grad()  # type: ignore[misc]  # for tuples, the options are those of the first overload
     def __call__(
         self,
         image: Any,
@@ -185,7 +209,8 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> DiffRetouchPipelineOutput | tuple[Any, ...]:
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> DiffRetouchPipelineOutput | tuple[Any, list[Any]]:
         """Retouch photos; each keeps its own size.
 
         Args:
@@ -211,6 +236,8 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
             callback_on_step_end: called as (pipe, step, timestep, tensors) after each step; returns the tensors, which
                 it may have replaced.
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
+            cross_attention_kwargs: for the UNet's attention processors; of it, "scale" is a further factor on the
+                weights of the active LoRA adapters (fused ones stay as they are).
 
         Raises:
             TypeError, ValueError: naming the parameter, what is allowed and what came.
@@ -223,6 +250,7 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         self.check_inputs(
             photos, sliders, strength, num_variants, steps, timesteps, generator, latents, output_type, base, *callback
         )
+        lora_scale, attention = attention_arguments(cross_attention_kwargs)
         device, dtype = self._execution_device, self.unet.dtype
         batch_size = len(photos) * num_variants
         generator = one_generator_each(generator, len(photos), num_variants)
@@ -236,22 +264,20 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         labels = self.class_labels(views, condition)  # (N, 142) or None
 
         # 3. The schedule and the initial noise.
-        schedule = self._set_timesteps(steps, timesteps, device)
+        schedule = set_timesteps(self.scheduler, steps, timesteps, self.config.min_timestep, device)
+        self._num_timesteps = len(schedule)
         latents = self.prepare_latents(batch_size, dtype, device, generator, latents, num_variants)  # (N, 4, h, w)
 
         # 4. Denoise; the affine features of the last call carry the retouch.
-        latents, features = self._denoise(
-            schedule, latents, photo_latents, condition, labels, self._step_kwargs(generator), *callback
-        )
+        with self._at_lora_scale(lora_scale):
+            latents, features = self._denoise(
+                schedule, latents, photo_latents, condition, labels, attention, self._step_kwargs(generator), *callback
+            )
+            grids = self._grids(features, views, condition)
 
-        # 5. Predict the grids and apply them to the photos at their own size.
-        images: Any
-        grids = None if output_type == "latent" else self._grids(features, views, condition)
-        if grids is None:
-            images = latents
-        elif output_type == "grid":
-            images = grids
-        else:
+        # 5. Apply the grids to the photos at their own size.
+        images: Any = {"latent": latents, "grid": grids}.get(output_type)
+        if images is None:
             images = self._pictures(photos, grids, latents, strength, num_variants, output_type, base)
 
         self.maybe_free_model_hooks()
@@ -264,6 +290,7 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         photo_latents: torch.Tensor,
         condition: torch.Tensor,
         labels: torch.Tensor | None,
+        attention: dict[str, Any],
         step_kwargs: dict[str, Any],
         callback_on_step_end: Callable[[Any, int, int, dict], dict] | None,
         callback_on_step_end_tensor_inputs: Sequence[str],
@@ -274,7 +301,7 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
             for i, t in enumerate(schedule):
                 unet_input = torch.cat([self.scheduler.scale_model_input(latents, t), photo_latents], dim=1)
                 prediction = self.unet(
-                    unet_input, t, encoder_hidden_states=condition, class_labels=labels
+                    unet_input, t, condition, class_labels=labels, cross_attention_kwargs=attention or None
                 ).sample  # (N, 8, h, w)
                 output, features = prediction.split([latents.shape[1], prediction.shape[1] - latents.shape[1]], 1)
                 step = self.scheduler.step(output, t, latents, **step_kwargs)
@@ -309,12 +336,7 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
             check_slider(name, value, len(photos))
         self.grid_head.check_strength(strength)
         check_count("num_variants", num_variants, 1, None)
-        prediction_type = getattr(self.scheduler.config, "prediction_type", None)
-        if prediction_type not in PREDICTION_TYPES:
-            kind = type(self.scheduler).__name__
-            raise ValueError(
-                f"`scheduler` has to predict one of {PREDICTION_TYPES}, got {kind} that predicts {prediction_type}."
-            )
+        check_prediction_type(self.scheduler)
         most = self.scheduler.config.num_train_timesteps
         check_count("num_inference_steps", num_inference_steps, 1, most - self.config.min_timestep)
         if timesteps is not None:
@@ -323,21 +345,8 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         check_generator(generator, batch_size)
         if latents is not None:
             check_latents(latents, self._latent_shape(batch_size))
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"`output_type` has to be one of {OUTPUT_TYPES}, got {output_type!r}.")
-        if base not in BASES:
-            raise ValueError(f"`base` has to be one of {BASES}, got {base!r}.")
-        if base == "decoded" and self.vae is None:
-            raise ValueError('`base` has to be "photo" for a pipeline without a `vae`, got "decoded".')
-        if callback_on_step_end is not None and not callable(callback_on_step_end):
-            kind = type(callback_on_step_end).__name__
-            raise TypeError(f"`callback_on_step_end` has to be None or callable, got {kind}.")
-        names = callback_on_step_end_tensor_inputs
-        if not isinstance(names, (list, tuple)) or any(name not in self._callback_tensor_inputs for name in names):
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` has to be a list from {self._callback_tensor_inputs}, "
-                f"got {names!r}."
-            )
+        check_output(output_type, base, self.vae)
+        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
 
     def _photos(self, image: Any) -> list[Any]:
         """Split `image` into single photos: PIL, np (H, W, 3) or torch (3, H, W), each checked."""
@@ -401,31 +410,6 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return (batch_size, self.unet.config.in_channels - 3, height, width)
-
-    def _set_timesteps(self, steps: int, timesteps: Sequence[int] | None, device: torch.device) -> torch.Tensor:
-        most = self.scheduler.config.num_train_timesteps
-        first = self.config.min_timestep
-        if "timesteps" in inspect.signature(self.scheduler.set_timesteps).parameters:
-            chosen = truncated_timesteps(steps, first, most - 1) if timesteps is None else [int(t) for t in timesteps]
-            self.scheduler.set_timesteps(timesteps=chosen, device=device)
-            chosen_timesteps = self.scheduler.timesteps
-        else:
-            chosen_timesteps = self._spaced_timesteps(steps, first, most, device)
-        self._num_timesteps = len(chosen_timesteps)
-        return chosen_timesteps
-
-    def _spaced_timesteps(self, steps: int, first: int, most: int, device: torch.device) -> torch.Tensor:
-        """The truncated chain for a scheduler that only knows its own spacing: the coarsest spacing of which `steps`
-        stay at or above `first`, stopped there."""
-        calls = (steps - 1) * self.scheduler.order + 1
-        for spacing in range(steps, most + 1):
-            self.scheduler.set_timesteps(spacing, device=device)
-            visited = self.scheduler.timesteps[:calls]
-            # Linear spacings are fractions: 199.8 is 200.
-            if len(visited) == calls and round(float(visited[-1])) >= first:
-                return visited
-        kind = type(self.scheduler).__name__
-        raise ValueError(f"`scheduler` has to visit {steps} training timesteps of at least {first}, {kind} does not.")
 
     def _step_kwargs(self, generator: Any) -> dict[str, Any]:
         accepted = inspect.signature(self.scheduler.step).parameters

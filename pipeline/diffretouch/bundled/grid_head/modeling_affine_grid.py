@@ -10,9 +10,10 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import PIL.Image
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import nn
@@ -123,6 +125,17 @@ def apply_affine(affine: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
     return retouched
 
 
+@dataclass
+class AffineGridHeadOutput(BaseOutput):
+    """Output of `AffineGridHead`.
+
+    Args:
+        coefficients: (B, 12, depth, Gh, Gw), one affine bilateral grid per picture.
+    """
+
+    coefficients: torch.Tensor
+
+
 class AffineGridHead(ModelMixin, ConfigMixin):
     """Predicts the affine bilateral grid from the UNet's affine features and owns the guide curve.
 
@@ -197,8 +210,22 @@ class AffineGridHead(ModelMixin, ConfigMixin):
             )
         return super().extract_init_dict(config_dict, **kwargs)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Affine features of the UNet's last call (B, in_channels, h, w) -> coefficients (B, 12, depth, Gh, Gw)."""
+    @overload
+    def forward(self, features: torch.Tensor, return_dict: None = None) -> torch.Tensor: ...
+
+    @overload
+    def forward(self, features: torch.Tensor, return_dict: bool) -> AffineGridHeadOutput | tuple[torch.Tensor]: ...
+
+    def forward(
+        self, features: torch.Tensor, return_dict: bool | None = None
+    ) -> torch.Tensor | AffineGridHeadOutput | tuple[torch.Tensor]:
+        """Affine features of the UNet's last call (B, in_channels, h, w) -> coefficients (B, 12, depth, Gh, Gw).
+
+        Args:
+            features: of the type and on the device of the head.
+            return_dict: None = the coefficients themselves; True and False as for models of diffusers: an
+                `AffineGridHeadOutput`, or a tuple.
+        """
         for conv in self.down:
             features = F.relu(conv(features))
         coefficients = self.out(self.mid(features))  # (B, 12 depth, Gh, Gw)
@@ -207,7 +234,9 @@ class AffineGridHead(ModelMixin, ConfigMixin):
         coefficients = coefficients.unflatten(1, (12, self.config.grid_depth))
         if not self.config.bias:
             coefficients = coefficients + identity_coefficients(self.config.grid_depth, 1, 1).to(coefficients)
-        return coefficients
+        if return_dict is None:
+            return coefficients
+        return AffineGridHeadOutput(coefficients=coefficients) if return_dict else (coefficients,)
 
     def retouch(self, coefficients: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
         """Differentiable guide, slice and apply: coefficients (B, 12, D, Gh, Gw) on photos (B, 3, H, W) in [-1, 1].
