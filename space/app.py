@@ -25,6 +25,8 @@ from settings import Settings, read_settings  # noqa: E402
 from tab_retouch import retouch_tab  # noqa: E402
 from tabs import batch_tab, variants_tab  # noqa: E402
 
+from diffretouch.extras import MissingExtra, require  # noqa: E402
+
 
 def build(settings: Settings) -> gr.Blocks:
     """The whole page with its named endpoints."""
@@ -85,8 +87,10 @@ def main() -> int:
     """Serve the page until stopped; returns the exit code."""
     try:
         settings = read_settings()
+        if settings.mcp:
+            require("`DIFFRETOUCH_MCP`", "mcp", ["mcp"])
         page = build(settings)
-    except ValueError as error:
+    except (ValueError, MissingExtra) as error:
         print(f"space: {error}", file=sys.stderr)
         return 2
     font = ["system-ui", "sans-serif"]
@@ -98,6 +102,7 @@ def main() -> int:
         state_session_capacity=settings.max_sessions,
         show_error=True,
         ssr_mode=False,
+        mcp_server=settings.mcp,
     )
     return 0
 

@@ -24,6 +24,7 @@ import PIL.Image
 import strings
 import torch
 from settings import Settings
+from visitors import Visitors
 
 from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, open_photo, save_photo
 from diffretouch.attributes import attribute_scores, attribute_view
@@ -174,6 +175,7 @@ class Editor:
     def __init__(self, settings: Settings, work_folder: Path):
         self.settings = settings
         self.models = Models(settings)
+        self.visitors = Visitors(settings.max_per_minute)
         self._work = Workroom(work_folder, settings.keep_minutes)
         # The schedulers of diffusers keep the state of a run: one run at a time per process.
         self._turn = threading.Lock()

@@ -29,7 +29,7 @@ def endpoints(editor: Editor) -> None:
     default = editor.models.default
 
     # Gradio names an endpoint's arguments after the function's, and describes it by the docstring.
-    @told
+    @told(editor)
     def retouch(
         photo: str,
         colorfulness: float,
@@ -45,7 +45,7 @@ def endpoints(editor: Editor) -> None:
         sliders = by_slider((colorfulness, brightness, contrast, temperature))
         return str(editor.finish(photo, strength, remove_gps, model=default, sliders=sliders, seed=seed))
 
-    @told
+    @told(editor)
     def look(
         photo: str, colorfulness: float, brightness: float, contrast: float, temperature: float, seed: int
     ) -> str:
@@ -56,13 +56,13 @@ def endpoints(editor: Editor) -> None:
         (found,) = editor.looks(default, upload.view, sliders, [seed])
         return str(editor.save_look(upload, found))
 
-    @told
+    @told(editor)
     def apply_look(photo: str, look: str, strength: float, remove_gps: bool) -> str:
         """Apply a look file to a photo; returns the retouched file."""
         _check(photo=photo, look=look, remove_gps=remove_gps)
         return str(editor.finish(photo, strength, remove_gps, look=editor.read_look(look)))
 
-    @told
+    @told(editor)
     def measure(photo: str) -> dict[str, float]:
         """Measure colorfulness, brightness, contrast and temperature of a photo."""
         _check(photo=photo)

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 import strings
 from editor import Editor, Refused, Upload
+from visitors import TooMany, visitor
 
 from diffretouch import AffineGrid
 from diffretouch.attributes import ATTRIBUTES
@@ -55,17 +56,21 @@ def work_of(session: Session) -> tuple[Upload, AffineGrid]:
     return session.upload, session.look
 
 
-def told(function: Callable) -> Callable:
-    """What the library refuses is shown to the visitor in the library's own sentence."""
+def told(editor: Editor) -> Callable[[Callable], Callable]:
+    """Every request of a visitor counts, and what is refused is shown to them in the library's own sentence."""
 
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except Refused as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+    def decorated(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            try:
+                editor.visitors.admit(visitor())
+                return function(*args, **kwargs)
+            except (Refused, TooMany) as error:
+                raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
-    return wrapped
+        return wrapped
+
+    return decorated
 
 
 def quiet(part: Any) -> Any:
@@ -109,7 +114,7 @@ class Controls:
 def on_edit(editor: Editor, controls: Controls, event: Callable, **options: Any) -> Any:
     """After `event`, retouch anew as sliders, strength and seed say."""
     return event(
-        fn=told(functools.partial(retouched, editor)),
+        fn=told(editor)(functools.partial(retouched, editor)),
         inputs=[controls.shown[0], *controls.asked],
         outputs=controls.shown,
         show_progress="minimal",

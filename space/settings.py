@@ -19,9 +19,11 @@ class Settings:
     max_upload_mb: float = 400.0  # per file
     max_batch_files: int = 50
     keep_minutes: float = 60.0  # uploads, results and sessions are deleted after this time without use
+    max_per_minute: int = 60 if "SPACE_ID" in os.environ else 1_000_000  # requests of one visitor; a batch is one
     max_waiting: int = 64  # further requests are told to come back later
     max_sessions: int = 500  # visitors whose photo is kept ready, 5 MB of memory each; then the oldest goes
     preview_side: int = 1400  # longer side of the picture on the page, pixels
+    mcp: bool = False  # whether agents may call the endpoints as tools (Model Context Protocol)
     allow_folders: bool = "SPACE_ID" not in os.environ  # a public page must not show what is its server's
 
 

@@ -86,6 +86,9 @@ NO_PHOTO = "There is no photo yet: drop one into the Retouch tab first."
 NO_FILES = "There are no photos yet: drop some into the list first."
 EXPIRED = "This photo was deleted after {minutes:g} minutes without use: please upload it again."
 TOO_MANY_FILES = "A batch takes up to {allowed} files, got {given}."
+TOO_MANY_REQUESTS = (
+    "A visitor may ask for {allowed} things in a minute, and you have: please go on in {seconds} seconds."
+)
 BAD_SEED = "`seed` has to be an integer in [0, {most}], got {seed}."
 BAD_NUMBER = "`{name}` has to be a number in [{low:g}, {high:g}], got {value}."
 BAD_SWITCH = "`{name}` has to be true or false, got {value}."

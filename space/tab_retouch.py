@@ -59,7 +59,7 @@ def retouch_tab(editor: Editor, session: gr.State) -> Controls:
             _looks_part(editor, session, controls)
             _model_part(editor, session, controls)
 
-    @told
+    @told(editor)
     def open_photo(now: Session, path: str | None, locked: bool, *numbers: float) -> tuple[Any, ...]:
         upload = None if path is None else editor.open(path, now.model)
         seed_now = int(numbers[-1] or 0) if locked else 0
@@ -126,7 +126,7 @@ def _surprise(seed: int, locked: bool) -> list[Any]:
 def _wire_download(
     editor: Editor, session: gr.State, controls: Controls, prepare: gr.Button, save: gr.DownloadButton
 ) -> None:
-    @told
+    @told(editor)
     def finish(now: Session, strength: float, remove_gps: bool) -> Any:
         upload, look = work_of(now)
         path = editor.finish(upload.path, strength, remove_gps, look=look)
@@ -148,12 +148,12 @@ def _looks_part(editor: Editor, session: gr.State, controls: Controls) -> None:
         error_line = gr.Markdown()
         load = gr.File(label=strings.LOOK_LOAD, file_types=[".safetensors"], height=120, elem_id="look-load")
 
-    @told
+    @told(editor)
     def write(now: Session, strength: float) -> tuple[list[str], str]:
         paths, mean, p95 = editor.write_look(*work_of(now), strength)
         return [str(path) for path in paths], strings.CUBE_ERROR.format(mean=mean, p95=p95)
 
-    @told
+    @told(editor)
     def apply(now: Session, path: str | None, *numbers: float) -> tuple[Any, ...]:
         if path is None:
             return (gr.skip(),) * len(controls.shown)
@@ -176,7 +176,7 @@ def _model_part(editor: Editor, session: gr.State, controls: Controls) -> None:
         button = gr.Button(strings.MODEL_LOAD, elem_id="model-load")
     line = gr.Markdown(_model_line(editor, editor.models.default), elem_id="model-line", elem_classes="fine-print")
 
-    @told
+    @told(editor)
     def load(now: Session, *names: str) -> tuple[Session, str]:
         key = (names[0].strip(), names[1].strip())
         editor.models.get(key)

@@ -31,7 +31,7 @@ def variants_tab(editor: Editor, session: gr.State, controls: Controls, tabs: gr
     )
     shown_seeds = gr.State([])
 
-    @told
+    @told(editor)
     def show(now: Session, number: int, *numbers: float) -> tuple[list[Any], list[int]]:
         (upload, _), (*values, strength, seed) = work_of(now), numbers
         seeds = [(int(seed or 0) + i) % (MAX_SEED + 1) for i in range(int(number))]
@@ -54,7 +54,7 @@ def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> None:
     archive = gr.File(label=strings.BATCH_ZIP, interactive=False, elem_id="batch-zip")
     report = gr.Dataframe(headers=strings.BATCH_COLUMNS, label=strings.BATCH_REPORT, interactive=False, wrap=True)
 
-    @told
+    @told(editor)
     def run(
         now: Session, paths: list[str] | None, how: str, remove_gps: bool, *numbers: float, progress=_PROGRESS
     ) -> tuple[str, list[list[str]]]:

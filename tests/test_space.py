@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import html
 import io
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import numpy as np
 import pytest
@@ -28,6 +30,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from hub_server import HubServer
 from huggingface_hub import metadata_load
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
 from PIL import Image, ImageCms
 
 from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, open_photo
@@ -42,24 +46,24 @@ sys.path.insert(0, str(SPACE))  # the Space's modules lie beside each other, as 
 
 from editor import Editor, Refused, Workroom  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
+from visitors import TooMany, Visitors  # noqa: E402
 
 # ---- a running page ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextlib.contextmanager
+def served(folder: Path, **settings: str) -> Iterator[str]:
     """The page, served as on the Hub: by `python app.py` in a process of its own.
 
-    Whatever its visitors got wrong in these tests, its log has no traceback at the end.
+    Whatever its visitors got wrong, its log has no traceback at the end.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("space")
-    settings = {"DIFFRETOUCH_MAX_MEGAPIXELS": "3", "DIFFRETOUCH_MAX_BATCH_FILES": "3", "SPACE_ID": "me/my-space"}
     environment = {
         **os.environ,
-        **settings,
+        **{f"DIFFRETOUCH_{name.upper()}": value for name, value in settings.items()},
+        "SPACE_ID": "me/my-space",
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "files"),
         "DIFFRETOUCH_ALLOW_FOLDERS": "0",
@@ -81,6 +85,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(
+        tmp_path_factory.mktemp("space"), max_megapixels="3", max_batch_files="3", max_per_minute="100000"
+    ) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -535,6 +547,72 @@ def test_the_schema_says_what_every_endpoint_and_argument_is_its_range_and_its_d
             assert ranges.get(name, "") in told and len(told) > 10, parameter
     defaults = {p["parameter_name"]: p["parameter_default"] for p in named["/retouch"]["parameters"][1:]}
     assert defaults == {**dict.fromkeys(ATTRIBUTES, 0), "strength": 1, "seed": 0, "remove_gps": False}
+
+
+# ---- agents, and visitors who ask for much -------------------------------------------------------------------------
+
+
+def test_an_agent_finds_the_endpoints_as_tools_and_every_visitor_has_a_limit(tmp_path):
+    """With the client of the Model Context Protocol; the third and further requests of a minute are too many."""
+    photo = "data:image/jpeg;base64," + base64.b64encode((EXAMPLES / "cinema.jpg").read_bytes()).decode()
+
+    async def session(address: str) -> None:
+        async with (
+            streamable_http_client(f"{address}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as agent,
+        ):
+            await agent.initialize()
+            tools = {tool.name.removeprefix("my-space_"): tool for tool in (await agent.list_tools()).tools}
+            assert sorted(tools) == ["apply_look", "look", "measure", "retouch"]
+            brightness = tools["retouch"].inputSchema["properties"]["brightness"]
+            assert (brightness["minimum"], brightness["maximum"]) == (-1.5, 1.5) and tools["retouch"].description
+            measure = tools["measure"].name
+            refused = await agent.call_tool(measure, {"photo": "data:image/jpeg;base64,AAAA"})
+            assert refused.isError and "\n" not in refused.content[0].text, refused
+            scores = await agent.call_tool(measure, {"photo": photo})
+            assert not scores.isError and all(name in scores.content[0].text for name in ATTRIBUTES), scores
+            refused = await agent.call_tool(tools["retouch"].name, {"photo": photo, "brightness": 9})
+            assert refused.isError and "1.5" in refused.content[0].text, refused  # by the schema: it is no request yet
+            refused = await agent.call_tool(measure, {"photo": photo})
+            assert refused.isError, refused
+            assert re.search(
+                r"A visitor may ask for 2 things in a minute, .* in \d+ seconds\.", refused.content[0].text
+            )
+
+    with served(tmp_path, mcp="1", max_per_minute="2") as address:
+        anyio.run(session, address)
+
+
+def test_agents_are_not_served_unless_the_switch_is_on(url):
+    assert httpx.post(f"{url}/gradio_api/mcp/", json={}, timeout=120).status_code in (404, 405)
+
+
+def test_the_switch_without_its_package_is_one_sentence(monkeypatch, capsys):
+    import app
+
+    monkeypatch.setenv("DIFFRETOUCH_MCP", "1")
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    assert app.main() == 2
+    assert capsys.readouterr().err == (
+        "space: `DIFFRETOUCH_MCP` needs mcp, which is not installed: pip install 'diffretouch[mcp]'\n"
+    )
+
+
+def test_a_visitor_is_admitted_again_a_minute_after_and_others_all_the_time(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    visitors = Visitors(2)
+    for seconds in (0, 30):
+        now[0] = 1000.0 + seconds
+        visitors.admit("a")
+    visitors.admit("b")
+    now[0] = 1059.5
+    with pytest.raises(TooMany, match="for 2 things in a minute, and you have: please go on in 1 seconds"):
+        visitors.admit("a")
+    now[0] = 1060.0
+    visitors.admit("a")
+    with pytest.raises(TooMany, match="in 30 seconds"):
+        visitors.admit("a")
 
 
 # ---- without the page ----------------------------------------------------------------------------------------------

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 BUILDING = ("datasets", "pyarrow", "scipy", "skimage")
 MEASURING = (*BUILDING, "matplotlib", "yaml")
 
+PAGE = ("gradio", "numba", "skimage", "peft", "transformers", "rawpy", "pillow_heif")
+
 MODULES = {
     "fast": ("numba",),
     "lora": ("peft", "transformers"),
     "raw": ("rawpy", "pillow_heif"),
     "looks": ("skimage",),
     "ray": ("ray", "upath"),
-    "space": ("gradio", "numba", "skimage", "peft", "transformers", "rawpy", "pillow_heif"),
+    "space": PAGE,
+    "mcp": ("mcp", *PAGE),
     "train": (*MEASURING, "OpenEXR", "peft", "tensorboard", "transformers"),
     "metrics": ("brisque", "skvideo"),
 }
