@@ -322,6 +322,10 @@ class Loop:
 
     def pytest_runtestloop(self, session: Any) -> bool:
         items = {item.nodeid: item for item in session.items}
+        for mutant in self._mutants[:1]:
+            unchanged = mutant._replace(end=mutant.start, after="")
+            if self._bench.verdict(unchanged, self._run(unchanged, items)) != "survived":
+                raise RuntimeError(f"The tests fail without a mutant, see {self._bench.log}.")
         for mutant in self._mutants:
             if not self._go_on(mutant, partial(self._bench.verdict, mutant, self._run(mutant, items))):
                 break
@@ -334,7 +338,7 @@ class Loop:
 
             try:
                 swap(mutant.path)
-            except ValueError:  # it has other free variables: a fresh import has to do
+            except Exception:  # other free variables, say: a fresh import has to do
                 return NOT_SWAPPED
             chosen = [items[name] for name in tests]
             for item, following in zip(chosen, [*chosen[1:], None], strict=True):
@@ -374,7 +378,7 @@ def in_a_fork(log: Path, seconds: float, work: Callable[[], int]) -> int | None:
         code = 1
         try:
             os.setsid()
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             for stream, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, out), (2, out)):
                 os.dup2(source, stream)
             code = work()
@@ -511,7 +515,8 @@ def go_on(room: str, mutants: list[Mutant], work: Path, until: float, factor: fl
 
     bench = Bench(work, room, factor)
     loop = Loop(bench, [mutant for mutant in left if mutant.late], record)
-    in_a_fork(work / "loop.log", 1e9, lambda: pytest_of(bench.files, plugin=loop))
+    if in_a_fork(work / "loop.log", 1e9, lambda: pytest_of(bench.files, plugin=loop)) not in (0, 5):
+        raise SystemExit(f"The mutants of {room} could not be tried, see {work / 'loop.log'}.")
     known = outcomes(file)
     for mutant in left:  # what runs on import needs a process that has not imported it
         fresh = partial(bench.verdict, mutant, lambda tests: pytest_of(tests, "-x"))
