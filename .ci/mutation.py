@@ -423,6 +423,8 @@ class Bench:
             if name and (ROOT / name).is_file():
                 (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.tree / name)
+        # What a mutant is made of, whatever happens to the checkout meanwhile.
+        self._sources = {mutant.path: (self.tree / mutant.path).read_bytes() for mutant in mutants_of(room)}
         # Byte code is kept by time and size, which mutants share; threads of OpenMP do not survive a fork.
         os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "2000"}
         os.environ["PYTHONPATH"] = str(self.tree / "pipeline")
@@ -468,7 +470,7 @@ class Bench:
 
     def verdict(self, mutant: Mutant, run: Callable[[list[str]], int]) -> str:
         """ "killed", "survived" or "timed out"."""
-        source = (ROOT / mutant.path).read_bytes()
+        source = self._sources[mutant.path]
         tests = self.tests_for(mutant)
         expected = sum(self.seconds[name] for name in tests)
         self._write(mutant.path, mutant.text(source))
