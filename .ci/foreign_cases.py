@@ -105,6 +105,7 @@ if OLD_PIPELINE:
 class OurHead:
     model_class = AffineGridHead
     main_input_name = "features"
+    different_shapes_for_compilation = [(16, 16), (24, 32)]
     output_shape = (12, 4, 8, 8)
     torch_dtype = torch.float32
 
