@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Spinning OpenMP barriers make small machines up to 50 times slower.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: retouch space train-demo test lint docs bounds bench bundle-code
+.PHONY: retouch space train-demo test lint docs bounds foreign mutation bench bundle-code
 
 retouch: $(VENV)  ## retouch PHOTO into the folder OUT, with four expert variants and a side-by-side picture
 	$(BIN)/diffretouch retouch "$(PHOTO)" -o "$(OUT)" --variants 4 --compare --overwrite
@@ -36,6 +36,12 @@ docs: $(VENV) .venv/docs  ## the documentation site; any warning, such as a brok
 
 bounds: $(VENV)  ## installs the oldest and the newest versions that pyproject.toml allows, and tries them; takes 3 GB each
 	$(BIN)/python .ci/bounds.py
+
+foreign: $(VENV)  ## diffusers' own common tests on our pipeline and models: make foreign DIFFUSERS=path/to/its/checkout
+	$(BIN)/python .ci/foreign_suites.py "$(DIFFUSERS)"
+
+mutation: $(VENV)  ## changes the code of model/ and photo/ in small ways, to see tests fail; takes hours, the same again goes on
+	$(BIN)/python .ci/mutation.py
 
 bench: $(VENV)  ## time and memory of a retouch file to file, of the apply alone, and of a batch
 	mkdir -p benchmarks/results

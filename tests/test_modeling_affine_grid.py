@@ -847,7 +847,8 @@ def test_a_neutral_look_makes_every_photo_exactly_grey_and_keeps_a_grey_photos_r
     large = np.tile(coloured, (40, 30, 1))  # what the compiled apply takes
     assert np.ptp(neutral.apply(large), axis=2).max() == 0
     planes = torch.from_numpy(large).permute(2, 0, 1).float() / 255
-    assert torch.equal(neutral.apply(planes)[0], neutral.apply(planes)[2])
+    red, green, blue = neutral.apply(planes)
+    assert torch.equal(red, green) and torch.equal(red, blue)
     grey = coloured[..., :1].repeat(3, 2)
     luma = AffineGrid(coefficients, GuideCurve()).apply(grey / np.float32(255)) @ np.float32([0.299, 0.587, 0.114])
     inside = (luma > 0.1) & (luma < 0.9)

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -576,6 +577,13 @@ def test_explicit_timesteps_are_visited_as_given(tiny_pipeline):
     assert pipe.num_timesteps == 3
 
 
+def test_explicit_timesteps_may_be_the_first_and_the_last(tiny_pipeline):
+    visited = []
+    keep = {"callback_on_step_end": lambda _, i, t, tensors: visited.append(int(t)) or tensors}
+    tiny_pipeline()(PHOTO, timesteps=[999, 0], output_type="latent", **keep)
+    assert visited == [999, 0]
+
+
 # --- Callbacks ------------------------------------------------------------------------------------------------------
 
 
@@ -1089,3 +1097,13 @@ def test_diffusers_alone_loads_runs_and_saves_the_folder_again(pipe, folder, tmp
             assert (paths["again"] / path.relative_to(folder)).is_file()
         if path.suffix == ".py":
             assert (paths["again"] / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_a_folder_whose_code_is_not_the_installed_code_says_so(folder, tmp_path, caplog):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with caplog.at_level("WARNING", logger="diffretouch"):
+        DiffRetouchPipeline.from_pretrained(copy)
+        assert "results may differ" not in caplog.text
+        (copy / "grid_head" / "modeling_affine_grid.py").write_text("# Another version.\n")
+        DiffRetouchPipeline.from_pretrained(copy)
+    assert f"grid_head/modeling_affine_grid.py of the model in {copy} differ" in caplog.text
