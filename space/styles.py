@@ -64,7 +64,9 @@ def find_style(editor: Editor, before: Sequence[str], after: Sequence[str]) -> S
         raise Refused(_with_names(str(error), pairs)) from error
     files = _written(editor, found)
     # Paths are long and the server's own: a visitor knows files by their names.
-    left_out = {name: _with_names(why, pairs) for name, why in found.left_out.items()}
+    left_out = {
+        name: strings.PAIR_LEFT_OUT.format(why=_with_names(why, pairs)) for name, why in found.left_out.items()
+    }
     rows = [[_shown(pair), left_out.get(f"{pair[0]} and {pair[1]}", strings.PAIR_USED)] for pair in pairs]
     rows += [[name, strings.PAIR_ALONE] for name in alone]
     used = [pair for pair in pairs if f"{pair[0]} and {pair[1]}" in found.names]

@@ -155,7 +155,8 @@ def _match_part(editor: Editor, session: gr.State, controls: Controls, preset: g
         if path is None:
             raise Refused(strings.NO_EXAMPLE)
         found = editor.match(now.model, upload, path)
-        return (*found.sliders.values(), found.strength, found.seed, strings.CUSTOM_PRESET, found.summary)
+        nearness = found.nearness[0].upper() + found.nearness[1:] + "."
+        return (*found.sliders.values(), found.strength, found.seed, strings.CUSTOM_PRESET, nearness)
 
     found = go.click(match, [session, example], [*controls.asked, preset, line], show_progress_on=line, **MODEL)
     on_edit(editor, controls, found.success)

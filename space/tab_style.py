@@ -36,6 +36,7 @@ def style_tab(editor: Editor, session: gr.State, batch_mode: gr.Radio, tabs: gr.
             label=strings.STYLE_PAIRS,
             interactive=False,
             wrap=True,
+            column_widths=["45%", "55%"],
             elem_id="style-pairs",
         )
         files = gr.File(label=strings.STYLE_FILES, file_count="multiple", interactive=False, elem_id="style-files")

@@ -173,7 +173,7 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
     from tqdm.auto import tqdm
 
     failures = []
-    with tqdm(total=todo, unit="photo", disable=todo <= 1) as bar:
+    with tqdm(total=todo, unit="photo", disable=todo <= 1, leave=False) as bar:
         for record in records:
             if record["error"]:
                 failures.append(record)
@@ -185,6 +185,7 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
                 text = f"the {kind} differs by Delta E 2000 {error['mean']:g} on average, {error['p95']:g} at 95%"
                 tqdm.write(f"diffretouch: {record['source']}: {text}", file=sys.stderr)
             bar.update()
+        bar.leave = True  # before the first photo, only what is wrong with the model or the example is worth a line
     order = {str(job.source): number for number, job in enumerate(jobs)}
     failures.sort(key=lambda record: order[record["source"]])
     if failures and len(jobs) == 1:

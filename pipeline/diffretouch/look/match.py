@@ -97,14 +97,19 @@ class Match:
         return ", ".join([*asked, f"seed {self.seed}", f"strength {self.strength:g}"])
 
     @property
-    def summary(self) -> str:
+    def nearness(self) -> str:
         """How near it came, in one line."""
-        line = f"matched by {self.settings}: tones and colours {self.before:.1f} -> {self.after:.1f} Delta E apart"
+        line = f"tones and colours {self.before:.1f} -> {self.after:.1f} Delta E apart"
         if self.after <= _NEAR:
             return f"{line}, which is near"
         rest = f"; it stays {self.left} than the example" if self.left else ""
         near = "as near as an expert's retouch comes" if self.closed >= 0.5 else "not near: no expert goes that far"
         return f"{line} ({100 * self.closed:.0f}% closed), {near}{rest}"
+
+    @property
+    def summary(self) -> str:
+        """What was found and how near it came, in one line."""
+        return f"matched by {self.settings}: {self.nearness}"
 
 
 def match_look(pipe: Any, photo: Any, reference: Any, **call: Any) -> Match:
