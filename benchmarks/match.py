@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def transferred(photo: np.ndarray, example: np.ndarray) -> np.ndarray:
 
     lab, wanted = rgb2lab(photo), rgb2lab(example)
     spread = wanted.std((0, 1)) / np.maximum(lab.std((0, 1)), 1e-6)
-    return np.clip(lab2rgb((lab - lab.mean((0, 1))) * spread + wanted.mean((0, 1))), 0, 1).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of colours that there are not
+        made = lab2rgb((lab - lab.mean((0, 1))) * spread + wanted.mean((0, 1)))
+    return np.clip(made, 0, 1).astype(np.float32)
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -54,12 +58,8 @@ def measure(folder: Path) -> dict[str, Any]:
         print(rows[-1], flush=True)
     means = {name: round(float(np.mean([row[name] for row in rows])), 2) for name in (*apart, "cpu_s")}
     closed = [1 - row["match"] / row["no change"] for row in rows]
-    means["closed"] = {
-        "least": round(min(closed), 2),
-        "median": round(float(np.median(closed)), 2),
-        "most": round(max(closed), 2),
-    }
-    return {"mean": means, "rows": rows}
+    shares = {"least": min(closed), "median": float(np.median(closed)), "most": max(closed)}
+    return {"mean": means, "closed": {name: round(share, 2) for name, share in shares.items()}, "rows": rows}
 
 
 def main() -> None:
