@@ -1,7 +1,8 @@
 """The page: `python app.py` serves it, on a Hugging Face Space as on a laptop.
 
-This file only puts the page together and serves it; its tabs are in tab_retouch.py and tabs.py, what happens to
-photos is in editor.py, every sentence in strings.py, the presets in presets.json, the limits in settings.py.
+This file only puts the page together and serves it; its tabs are in tab_retouch.py, tab_style.py and tabs.py, what
+happens to photos is in editor.py and styles.py, every sentence in strings.py, the presets in presets.json, the limits
+in settings.py.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gradio.utils import get_upload_folder  # noqa: E402
 from page import EXAMPLES, HERE, INSTANT, Session  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
 from tab_retouch import retouch_tab  # noqa: E402
+from tab_style import style_tab  # noqa: E402
 from tabs import batch_tab, variants_tab  # noqa: E402
 
 from diffretouch.extras import MissingExtra, require  # noqa: E402
@@ -41,7 +43,9 @@ def build(settings: Settings) -> gr.Blocks:
             with gr.Tab(strings.TAB_VARIANTS, id="variants"):
                 variants_tab(editor, session, controls, tabs)
             with gr.Tab(strings.TAB_BATCH, id="batch"):
-                batch_tab(editor, session, controls)
+                batch_mode = batch_tab(editor, session, controls)
+            with gr.Tab(strings.TAB_STYLE, id="style"):
+                style_tab(editor, session, batch_mode, tabs)
             with gr.Tab(strings.TAB_ABOUT, id="about"):
                 about = gr.Markdown()
         endpoints(editor)

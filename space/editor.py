@@ -26,7 +26,7 @@ import torch
 from settings import Settings
 from visitors import Visitors
 
-from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, open_photo, save_photo
+from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, Match, match_look, open_photo, save_photo
 from diffretouch.attributes import attribute_scores, attribute_view
 from diffretouch.batch.delivery import first_line
 from diffretouch.look.lut import grid_to_lut
@@ -190,8 +190,8 @@ class Editor:
         """
         pixels = self._decoded(Path(path)).model_view()
         view = self.models.get(model).photo_view(pixels)
-        preview = _shrunk(pixels, self.settings.preview_side)
-        before = _write_preview(preview, self.new_folder() / "before.jpg")
+        preview = shrunk(pixels, self.settings.preview_side)
+        before = write_preview(preview, self.new_folder() / "before.jpg")
         return Upload(Path(path), Path(path).name, view, preview, before, _scores(view))
 
     def _decoded(self, path: Path) -> Photo:
@@ -233,6 +233,20 @@ class Editor:
         except (ValueError, TypeError) as error:
             raise Refused(str(error)) from error
 
+    def match(self, model: tuple[str, str], upload: Upload, path: str | Path) -> Match:
+        """The retouch of a photo whose tones and colours are nearest to those of the photo in another file.
+
+        Raises:
+            Refused: if that is no photo, or has nothing to match.
+        """
+        pipe = self.models.get(model)
+        wanted = self._decoded(Path(path)).model_view()
+        try:
+            with self._turn:
+                return _matched(pipe, upload.view, wanted)
+        except (ValueError, TypeError) as error:
+            raise Refused(str(error)) from error
+
     def read_look(self, path: str | Path) -> AffineGrid:
         """A look file.
 
@@ -266,7 +280,7 @@ class Editor:
             retouched = look.apply(upload.preview, strength)
         except (ValueError, TypeError) as error:
             raise Refused(str(error)) from error
-        after = _write_preview(retouched, self.new_folder() / "after.jpg")
+        after = write_preview(retouched, self.new_folder() / "after.jpg")
         return after, _scores(look.apply(upload.view, strength))
 
     def finish(
@@ -319,11 +333,16 @@ def _predict(
     return [grid.to("cpu") for grid in out.grids]
 
 
+@GPU
+def _matched(pipe: DiffRetouchPipeline, view: torch.Tensor, wanted: np.ndarray) -> Match:
+    return match_look(pipe, view[0], wanted)
+
+
 def _scores(view: torch.Tensor) -> tuple[float, ...]:
     return tuple(attribute_scores(attribute_view(view))[0].tolist())
 
 
-def _shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
+def shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
     """(H, W, 3) of 8 or 16 bits -> uint8 of at most `side` pixels on the longer side."""
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)  # good enough for a screen
@@ -332,6 +351,7 @@ def _shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _write_preview(pixels: np.ndarray, path: Path) -> Path:
+def write_preview(pixels: np.ndarray, path: Path) -> Path:
+    """Pixels (h, w, 3) uint8 as a picture for the screen."""
     PIL.Image.fromarray(pixels).save(path, quality=90)
     return path

@@ -36,6 +36,7 @@ class Session:
         look: its retouch, the model's own or one read from a file.
         asked: model, sliders and seed that the look answers; while they stay, the look does.
         look_name: the file that the look was read from, if it was.
+        style: the look found in the tab "My style", None before that.
     """
 
     model: tuple[str, str]
@@ -43,6 +44,7 @@ class Session:
     look: AffineGrid | None = None
     asked: tuple | None = None
     look_name: str | None = None
+    style: AffineGrid | None = None
 
 
 def work_of(session: Session) -> tuple[Upload, AffineGrid]:

@@ -6,6 +6,7 @@ TAGLINE = "Expert-quality photo retouching, steered by four sliders. Your photo 
 TAB_RETOUCH = "Retouch"
 TAB_VARIANTS = "Variants"
 TAB_BATCH = "Batch"
+TAB_STYLE = "My style"
 TAB_ABOUT = "About and API"
 
 UPLOAD = "Photo"
@@ -42,6 +43,14 @@ SAVE_EMPTY = "Full-quality file"
 DOWNLOAD_NOTE = "Same size, bit depth, EXIF and colour profile as your file. Your browser puts it into its downloads."
 REMOVE_GPS = "Remove the place (GPS) from the file"
 
+MATCH = "Make it look like this"
+MATCH_EXPLAINED = (
+    "Drop a photo that you like: the sliders and the style are set so that your photo's tones and colours come as "
+    "near to it as an expert would go."
+)
+MATCH_FILE = "A photo you like"
+MATCH_GO = "Set the sliders like this photo"
+
 LOOKS = "Looks: keep this retouch, or use another photo's"
 LOOK_EXPLAINED = (
     "A look is this photo's retouch as a file. Apply it to other photos here or with `diffretouch retouch --look`; "
@@ -74,15 +83,56 @@ BATCH_FILES = "Photos"
 BATCH_MODE = "Retouch each with"
 BATCH_OWN = "its own retouch, sliders as in the editor"
 BATCH_LOOK = "the look of the photo in the editor"
+BATCH_STYLE = "the look found in My style"
 BATCH_GO = "Retouch all"
 BATCH_ZIP = "Retouched photos (zip)"
 BATCH_REPORT = "Report"
 BATCH_COLUMNS = ["file", "result", "seconds"]
 BATCH_DONE = "{done} of {count} photos retouched."
 
+STYLE_EXPLAINED = (
+    "Show what you do to photos: drop some as they were, and the same ones as you edited them. Names pair them "
+    "(`IMG_1.CR3` and `IMG_1-edit.jpg`); one pair is enough to begin with, five to twenty are better."
+)
+STYLE_BEFORE = "Before"
+STYLE_AFTER = "After"
+STYLE_GO = "Find my style"
+STYLE_ERROR = (
+    "**Your edit changes colours by {edit:.1f} Delta E 2000; the look comes within {mean:.1f} of it** on pixels that "
+    "were held back (95% of them within {p95:.1f}), found from {count} of your pairs. About 1 is just visible."
+)
+STYLE_FIXED = "Your edit treats photos alike: only {missed:.0f}% of it is more than one look can hold."
+STYLE_ADAPTS = (
+    "**Your edit is no fixed look:** {missed:.0f}% of it depends on the photo or on the place in it. The look below "
+    "is its average; at the end stand the lines that train a style which adapts."
+)
+STYLE_PICTURES = "Your pairs"
+STYLE_CAPTIONS = ("before", "your edit", "the look")
+STYLE_PAIRS = "Pairs"
+STYLE_COLUMNS = ["pair", "what became of it"]
+PAIR_USED = "used"
+PAIR_LEFT_OUT = "left out: {why}"
+PAIR_ALONE = "left out: it has no partner of its name"
+STYLE_FILES = "The look: .safetensors for DiffRetouch, .cube for others"
+STYLE_USE = "Apply it to a batch"
+STYLE_TRAIN = "Train a style that adapts to each photo"
+STYLE_TRAIN_EXPLAINED = (
+    "From 30 or more pairs, on your own machine, in folders `before` and `after`, with the repository beside you:"
+)
+STYLE_TRAIN_LINES = (
+    "diffretouch dataset pairs before after -o my-style/data\n"
+    "python train_lora/train_lora.py --recipe my_style dataset=my-style/data\n"
+    "diffretouch retouch photo.jpg -o better.jpg --lora runs/my-style/final"
+)
+
 PROGRESS_RETOUCH = "Retouching"
 
 NO_PHOTO = "There is no photo yet: drop one into the Retouch tab first."
+NO_EXAMPLE = "There is no photo to come near to yet: drop one into the field first."
+NO_PAIRS = "There are no pairs yet: drop photos into both lists first, before and after."
+TOO_MANY_PAIRS = "A style is found from up to {allowed} pairs here, got {given} files in a list."
+NO_PARTNERS = "No photo has an edited version of its name: call them alike, as IMG_1.CR3 and IMG_1-edit.jpg."
+NO_STYLE = "There is no look yet: find one in the tab My style first."
 NO_FILES = "There are no photos yet: drop some into the list first."
 EXPIRED = "This photo was deleted after {minutes:g} minutes without use: please upload it again."
 TOO_MANY_FILES = "A batch takes up to {allowed} files, got {given}."

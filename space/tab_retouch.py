@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 import strings
-from editor import MAX_SEED, Editor
+from editor import MAX_SEED, Editor, Refused
 from page import (
     EXAMPLES,
     FILES,
@@ -56,6 +56,7 @@ def retouch_tab(editor: Editor, session: gr.State) -> Controls:
             gr.Markdown(strings.DOWNLOAD_NOTE, elem_classes="fine-print")
             controls = Controls(sliders, strength, seed, remove_gps, [session, compare, note, measured, save])
             _wire_download(editor, session, controls, prepare, save)
+            _match_part(editor, session, controls, preset)
             _looks_part(editor, session, controls)
             _model_part(editor, session, controls)
 
@@ -63,7 +64,8 @@ def retouch_tab(editor: Editor, session: gr.State) -> Controls:
     def open_photo(now: Session, path: str | None, locked: bool, *numbers: float) -> tuple[Any, ...]:
         upload = None if path is None else editor.open(path, now.model)
         seed_now = int(numbers[-1] or 0) if locked else 0
-        return (*retouched(editor, Session(now.model, upload), *numbers[:-1], seed_now), seed_now)
+        fresh = Session(now.model, upload, style=now.style)
+        return (*retouched(editor, fresh, *numbers[:-1], seed_now), seed_now)
 
     photo.change(
         open_photo,
@@ -138,6 +140,26 @@ def _wire_download(
 
 def _readable(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
+
+
+def _match_part(editor: Editor, session: gr.State, controls: Controls, preset: gr.Dropdown) -> None:
+    with gr.Accordion(strings.MATCH, open=False, elem_id="match-part"):
+        gr.Markdown(strings.MATCH_EXPLAINED)
+        example = gr.File(label=strings.MATCH_FILE, height=120, elem_id="match-file")
+        go = gr.Button(strings.MATCH_GO, elem_id="match-go")
+        line = gr.Markdown(elem_id="match-line")
+
+    @told
+    def match(now: Session, path: str | None) -> tuple[Any, ...]:
+        upload, _ = work_of(now)
+        if path is None:
+            raise Refused(strings.NO_EXAMPLE)
+        found = editor.match(now.model, upload, path)
+        nearness = found.nearness[0].upper() + found.nearness[1:] + "."
+        return (*found.sliders.values(), found.strength, found.seed, strings.CUSTOM_PRESET, nearness)
+
+    found = go.click(match, [session, example], [*controls.asked, preset, line], show_progress_on=line, **MODEL)
+    on_edit(editor, controls, found.success)
 
 
 def _looks_part(editor: Editor, session: gr.State, controls: Controls) -> None:

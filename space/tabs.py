@@ -13,6 +13,8 @@ import strings
 from editor import MAX_SEED, Editor, Refused
 from page import INSTANT, MODEL, Controls, Session, by_slider, on_edit, told, work_of
 
+from diffretouch import AffineGrid
+
 _MAX_VARIANTS = 8
 _PROGRESS = gr.Progress()  # Gradio shows the progress of a handler that has it as a default
 
@@ -46,10 +48,12 @@ def variants_tab(editor: Editor, session: gr.State, controls: Controls, tabs: gr
     on_edit(editor, controls, gallery.select(choose, shown_seeds, [controls.seed, tabs], **INSTANT).then)
 
 
-def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> None:
+def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> gr.Radio:
+    """Returns the choice of what each photo is retouched with."""
     gr.Markdown(strings.BATCH_EXPLAINED.format(count=editor.settings.max_batch_files))
     files = gr.File(label=strings.BATCH_FILES, file_count="multiple", height=180, elem_id="batch-files")
-    mode = gr.Radio([strings.BATCH_OWN, strings.BATCH_LOOK], value=strings.BATCH_OWN, label=strings.BATCH_MODE)
+    modes = [strings.BATCH_OWN, strings.BATCH_LOOK, strings.BATCH_STYLE]
+    mode = gr.Radio(modes, value=strings.BATCH_OWN, label=strings.BATCH_MODE, elem_id="batch-mode")
     go = gr.Button(strings.BATCH_GO, variant="primary", elem_id="batch-go")
     archive = gr.File(label=strings.BATCH_ZIP, interactive=False, elem_id="batch-zip")
     report = gr.Dataframe(headers=strings.BATCH_COLUMNS, label=strings.BATCH_REPORT, interactive=False, wrap=True)
@@ -67,6 +71,8 @@ def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> None:
         look = None
         if how == strings.BATCH_LOOK:
             look = work_of(now)[1]
+        elif how == strings.BATCH_STYLE:
+            look = _style_of(now)
         ask = {"model": now.model, "sliders": by_slider(values), "seed": seed}
         rows = []
         target = editor.new_folder() / "retouched.zip"
@@ -87,6 +93,13 @@ def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> None:
         concurrency_limit=1,
         api_visibility="private",
     )
+    return mode
+
+
+def _style_of(now: Session) -> AffineGrid:
+    if now.style is None:
+        raise Refused(strings.NO_STYLE)
+    return now.style
 
 
 def _batch_row(

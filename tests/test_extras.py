@@ -26,6 +26,8 @@ DOORS = {
     "evaluate data -o figures": ("evaluate", "scipy", "train"),
     "report run": ("report", "yaml", "train"),
     "space": ("space", "gradio", "space"),
+    "look before after -o a.safetensors": ("look", "skimage", "looks"),
+    "match liked.jpg photo.jpg -o out.jpg": ("match", "skimage", "looks"),
     "retouch photo.jpg -o out.jpg --engine ray": ("--engine ray", "ray", "ray"),
     "retouch photo.jpg -o out.jpg --lora style": ("--lora", "peft", "lora"),
     "sweep photo.jpg -o out.jpg --lora style": ("--lora", "transformers", "lora"),

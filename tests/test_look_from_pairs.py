@@ -6,22 +6,32 @@ import os
 import shutil
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
+from PIL import ImageCms
 from scenes import scene
+from scipy.ndimage import map_coordinates, uniform_filter
 
-from diffretouch import AffineGrid, fit_look
+from diffretouch import AffineGrid, Photo, PhotoError, fit_look
 from diffretouch.commands.cli import main
 from diffretouch.data.look_pairs import PairError, look_from_pairs, pairs_of_folders
 from diffretouch.look.agree import Verdict, verdicts
 from diffretouch.look.fit import delta_e, metric
+from diffretouch.photo.colour import ADOBE_RGB
 
 SIZE = (160, 240)
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def photo(seed: int) -> np.ndarray:
     return scene(seed, *SIZE)
+
+
+def example(name: str) -> np.ndarray:
+    return np.array(PIL.Image.open(EXAMPLES / f"{name}.jpg").convert("RGB").reduce(2))
 
 
 def warm_fade(picture: np.ndarray) -> np.ndarray:
@@ -104,6 +114,57 @@ def test_an_edit_that_depends_on_the_photo_is_told_to_be_one():
     assert found.fit.unexplained > 0.25 and "depends on the photo" in found.summary
 
 
+def cross_processed(picture: np.ndarray) -> np.ndarray:
+    """Film in the chemistry of another kind: each channel its own steep curve."""
+    red, green, blue = np.moveaxis(picture / 255, 2, 0)
+    return to_bytes(np.stack([red**0.7, 0.5 - 0.5 * np.cos(np.pi * green), 0.2 + 0.6 * blue], 2))
+
+
+def test_cross_processing_is_a_look():
+    found = look_from_pairs([(photo(seed), cross_processed(photo(seed))) for seed in range(4)])
+    assert error_on(found.look, cross_processed) < 2 and not found.adapts
+
+
+def tone_mapped(picture: np.ndarray) -> np.ndarray:
+    """What merging exposures does: every part of the picture is brought to the same light."""
+    light = uniform_filter(picture.mean(2) / 255, 41)
+    return to_bytes(picture / 255 * (0.5 / (light + 0.1))[..., None])
+
+
+def darkened_half(picture: np.ndarray) -> np.ndarray:
+    """A heavy local edit: half of the picture under a dark blue filter."""
+    edited = warm_fade(picture)
+    edited[:, : picture.shape[1] // 2] = edited[:, : picture.shape[1] // 2] * [0.3, 0.3, 0.5]
+    return edited
+
+
+@pytest.mark.parametrize("edit", [tone_mapped, darkened_half])
+def test_what_depends_on_the_place_is_told_to_do_so(edit):
+    found = look_from_pairs([(example("horses"), edit(example("horses")))])
+    assert found.adapts and "depends on the place: no one look can hold it" in found.summary
+
+
+def test_a_photo_whose_lens_was_corrected_is_refused_in_one_line():
+    picture = example("memorial")
+    height, width = picture.shape[:2]
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    bent = 1 + 0.06 * (x * x + y * y - 1)
+    places = [(y * bent + 1) / 2 * (height - 1), (x * bent + 1) / 2 * (width - 1)]
+    straight = np.stack([map_coordinates(picture[..., k], places, order=1, mode="nearest") for k in range(3)], 2)
+    with pytest.raises(PairError, match="^before 1 and after 1 were straightened or warped"):
+        fit_look([(picture, warm_fade(straight))])
+
+
+def test_deep_pairs_in_another_colour_space_tell_of_the_same_look():
+    edited = warm_fade(photo(0))
+    deep = [side.astype(np.uint16) * 257 for side in (photo(0), edited)]
+    wide = [imagecodecs.cms_transform(side, SRGB, ADOBE_RGB, colorspace="rgb", outcolorspace="rgb") for side in deep]
+    found = fit_look([tuple(Photo(side, icc_profile=ADOBE_RGB) for side in wide)])
+    plain = fit_look([(photo(0), edited)])
+    unseen = photo(99)
+    assert np.abs(found.apply(unseen).astype(int) - plain.apply(unseen)).mean() < 1.5
+
+
 # ---------------------------------------------------------------- pairs among pairs
 
 
@@ -138,6 +199,17 @@ def test_pairs_that_cannot_be_used_are_refused_in_one_line():
         fit_look([])
     found = look_from_pairs([(photo(0), warm_fade(photo(0))), (photo(1), photo(2))])
     assert len(found.names) == 1 and found.notes[0].startswith("left out: before 2 and after 2 do not show")
+    assert list(found.left_out) == ["before 2 and after 2"]
+
+
+def test_a_file_that_cannot_be_opened_is_left_out_of_many_and_ends_the_only_one(tmp_path):
+    good = save(tmp_path / "a.png", photo(0)), save(tmp_path / "a-edit.png", warm_fade(photo(0)))
+    (tmp_path / "b.jpg").write_bytes(b"no photo")
+    bad = good[0], tmp_path / "b.jpg"
+    found = look_from_pairs([good, bad])
+    assert len(found.names) == 1 and "b.jpg: it is not a" in found.notes[0]
+    with pytest.raises(PhotoError, match="cannot open .*b.jpg"):
+        fit_look([bad])
 
 
 def test_folders_are_paired_by_name_and_the_rest_named_once(tmp_path):

@@ -37,6 +37,7 @@ RUN = (
     "diffretouch retouch shoot -o retouched --recursive",
     "diffretouch retouch a.jpg -o b.jpg --save-look evening.safetensors --cube evening.cube",
     "diffretouch retouch shoot -o evening --look evening.safetensors",
+    "diffretouch match liked.jpg IMG_1234.jpg -o like-it.jpg",
     "diffretouch sweep IMG_1234.jpg -o sliders.jpg",
     "diffretouch variants IMG_1234.jpg -o styles.jpg --count 6",
     "diffretouch export --model official -o folder",
@@ -138,6 +139,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture = ImageEnhance.Brightness(photo).enhance(0.7 + number / 30)
         picture.save(place / f"before/IMG_{number}.jpg", quality=95)
         ImageEnhance.Contrast(picture).enhance(1.2).save(place / f"after/IMG_{number}-edit.tif")
+    shutil.copy(ROOT / "examples" / "horses.jpg", place / "liked.jpg")
     shutil.copytree(BUNDLED_MODEL, place / "official")
     return place
 

@@ -36,6 +36,7 @@ from PIL import Image, ImageCms
 
 from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, open_photo
 from diffretouch.attributes import ATTRIBUTES
+from diffretouch.look.match import tones
 
 SPACE = Path(__file__).parent.parent / "space"
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -46,6 +47,7 @@ sys.path.insert(0, str(SPACE))  # the Space's modules lie beside each other, as 
 
 from editor import Editor, Refused, Workroom  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
+from styles import find_style  # noqa: E402
 from visitors import TooMany, Visitors  # noqa: E402
 
 # ---- a running page ------------------------------------------------------------------------------------------------
@@ -201,6 +203,22 @@ def phone_photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def dim(picture: np.ndarray) -> np.ndarray:
+    """A fixed edit: darker and warmer."""
+    return np.round(picture * np.array([0.75, 0.65, 0.5])).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def edited_pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Path]]:
+    """Two photos before and after `dim`, one pair that does not belong together, one photo without a partner."""
+    folder, before, after = tmp_path_factory.mktemp("pairs"), [], []
+    for name, edited in (("horses", "horses"), ("photo", "photo"), ("bee", "musician")):
+        before.append(EXAMPLES / f"{name}.jpg")
+        after.append(folder / f"{name}-edit.png")
+        Image.fromarray(dim(np.asarray(Image.open(EXAMPLES / f"{edited}.jpg").convert("RGB")))).save(after[-1])
+    return [*before, EXAMPLES / "memorial.jpg"], after
+
+
 # ---- in the browser ------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +356,46 @@ def test_a_look_goes_from_one_photo_to_another(page, tmp_path):
     wanted = AffineGrid.load(look_file).apply(Image.open(EXAMPLES / "horses.jpg").convert("RGB"))
     assert np.abs(shown - np.asarray(wanted)).mean() < 3  # the preview is a JPEG
     assert "bee-look.safetensors" in page.inner_text("#note")
+
+
+def test_a_photo_is_made_to_look_like_another(page):
+    upload(page, EXAMPLES / "horses.jpg")
+    page.get_by_role("button", name="Make it look like this").click()
+    page.set_input_files("#match-file input[type=file]", EXAMPLES / "photo.jpg")
+    page.wait_for_selector("#match-file tr.file")
+    changed(page, lambda: page.click("#match-go"))
+    assert "Delta E apart" in page.inner_text("#match-line")
+    values = [float(page.input_value(f"#{name} input[type=number]")) for name in ATTRIBUTES]
+    assert any(values) and all(-1 <= value <= 1 for value in values)
+    apart = [tones(pixels_of(page, address)[::4, ::4] / 255) for address in pictures(page)]
+    wanted = tones(np.asarray(Image.open(EXAMPLES / "photo.jpg").convert("RGB"))[::4, ::4] / 255)
+    assert apart[1].distance(wanted) < 0.8 * apart[0].distance(wanted)
+
+
+def test_a_style_is_found_from_pairs_and_applied_to_a_batch(page, edited_pairs, tmp_path):
+    before, after = edited_pairs
+    page.get_by_role("tab", name="My style").click()
+    page.set_input_files("#style-before input[type=file]", before)
+    page.set_input_files("#style-after input[type=file]", after)
+    for side, files in (("before", before), ("after", after)):
+        page.wait_for_function(
+            "([side, n]) => document.querySelectorAll(`#style-${side} tr.file`).length == n", arg=[side, len(files)]
+        )
+    page.click("#style-go")
+    page.wait_for_selector("#style-files a")
+    assert "the look comes within" in page.inner_text("#style-told")
+    assert "horses.jpg → horses-edit.png" in page.inner_text("#style-pairs")
+    page.click("#style-use")
+    page.set_input_files("#batch-files input[type=file]", EXAMPLES / "cinema.jpg")
+    page.wait_for_function("document.querySelectorAll('#batch-files tr.file').length == 1")
+    page.click("#batch-go")
+    page.wait_for_selector("#batch-zip a")
+    with page.expect_download() as download:
+        page.locator("#batch-zip a").first.click()
+    archive = zipfile.ZipFile(download.value.path())
+    made = np.asarray(Image.open(archive.open("cinema-retouched.jpg")), float)
+    wanted = dim(np.asarray(Image.open(EXAMPLES / "cinema.jpg").convert("RGB"))).astype(float)
+    assert np.abs(made - wanted).mean() < 4
 
 
 def test_what_the_library_refuses_is_a_toast_in_its_own_words_and_the_page_goes_on(page, tmp_path):
@@ -673,6 +731,46 @@ def test_a_photo_that_was_deleted_meanwhile_is_asked_for_again(tmp_path):
     (tmp_path / "mine.jpg").unlink()
     with pytest.raises(Refused, match="upload it again"):
         editor.keep(opened)
+
+
+def test_a_style_says_what_became_of_every_file(tmp_path, edited_pairs):
+    editor = Editor(Settings(max_megapixels=3), tmp_path)
+    style = find_style(editor, *([str(path) for path in side] for side in edited_pairs))
+    became = dict(style.rows)
+    assert became["horses.jpg → horses-edit.png"] == became["photo.jpg → photo-edit.png"] == "used"
+    assert became["bee.jpg → bee-edit.png"].startswith("left out: do not show the same")
+    assert became["memorial.jpg"] == "left out: it has no partner of its name"
+    assert "found from 2 of your pairs" in style.told and "treats photos alike" in style.told
+    assert [Path(path).suffix for path in style.files] == [".safetensors", ".cube"]
+    _, edit, look = (np.asarray(Image.open(path), float) for path, _ in style.pictures[:3])
+    assert np.abs(edit - look).mean() < 4
+    assert "/" not in "".join(map(str, style.rows))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ([], ["bee"], "There are no pairs yet"),
+        (["bee"] * 3, ["bee"] * 3, "A style is found from up to 2 pairs here, got 3 files"),
+        (["bee", "horses"], ["cinema", "photo"], "No photo has an edited version of its name"),
+        (["bee"], ["bee"], "^bee.jpg and bee.jpg are the same picture"),
+        (["bee"], ["horses"], "^bee.jpg and horses.jpg do not show the same"),
+        (["photo"], ["bee"], "^cannot open photo.jpg: it has 1920 x 1080 pixels, more than"),
+    ],
+)
+def test_pairs_that_tell_of_no_style_are_refused_in_a_sentence(tmp_path, before, after, sentence):
+    editor = Editor(Settings(max_batch_files=2, max_megapixels=1), tmp_path)
+    sides = ([str(EXAMPLES / f"{name}.jpg") for name in side] for side in (before, after))
+    with pytest.raises(Refused, match=sentence):
+        find_style(editor, *sides)
+
+
+def test_a_reference_that_is_none_is_refused_in_a_sentence(tmp_path):
+    editor = Editor(Settings(), tmp_path)
+    opened = editor.open(EXAMPLES / "cinema.jpg", editor.models.default)
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    with pytest.raises(Refused, match="`reference` has to be a photo, got a picture of which 100% is one colour"):
+        editor.match(editor.models.default, opened, tmp_path / "white.png")
 
 
 def test_a_pushed_space_is_complete_and_starts_from_what_the_hub_has(tmp_path):

@@ -20,6 +20,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..look.match import Match, Tones
     from ..photo import Photo
 
 COMPARE_SIZE = (1280, 720)  # most pixels of each picture; a side-by-side picture is for looking at, not for keeping
@@ -34,7 +35,7 @@ class Retoucher:
     """The model, or the look that stands in for it: photos in, affine grids out, from any number of threads.
 
     Raises:
-        UsageError: if the model, an adapter or the look cannot be loaded.
+        UsageError: if the model, an adapter or the look cannot be loaded, or `match` is nothing to come near.
     """
 
     def __init__(self, settings: Settings, show_steps: str | None = None):
@@ -44,7 +45,9 @@ class Retoucher:
         self._look = None if settings.look is None else _load_look(settings.look)
         self._pipe = None if self._look else load_pipeline(settings)
         if self._pipe:
-            self._pipe.set_progress_bar_config(disable=show_steps is None, desc=show_steps, leave=False)
+            is_shown = show_steps is not None and not settings.match
+            self._pipe.set_progress_bar_config(disable=not is_shown, desc=show_steps, leave=False)
+        self._wanted = None if settings.match is None else _load_example(self._pipe, settings.match)
 
     def grids(self, photo: Photo, count: int, check: Callable[[], None]) -> list[Any]:
         """`count` styles of one photo; `check` is called between steps, and may raise to break off."""
@@ -52,21 +55,32 @@ class Retoucher:
             return [self._look] * count
         import torch
 
+        return self._asked(
+            lambda pipe, view, **call: pipe(view, output_type="grid", **call).grids,
+            photo,
+            check,
+            **self.settings.sliders,
+            num_variants=count,
+            generator=[torch.Generator().manual_seed(self.settings.seed + i) for i in range(count)],
+        )
+
+    def match(self, photo: Photo, check: Callable[[], None]) -> Match:
+        """The retouch nearest to the example of the settings."""
+        from ..look.match import match_look
+
+        return self._asked(lambda pipe, view, **call: match_look(pipe, view, self._wanted, **call), photo, check)
+
+    def _asked(self, ask: Callable[..., Any], photo: Photo, check: Callable[[], None], **call: Any) -> Any:
+        """`ask` this thread's pipeline about a photo."""
         pipe = self._thread_pipe()
 
         def between_steps(pipe: Any, step: int, timestep: Any, tensors: dict) -> dict:
             check()
             return tensors
 
-        return pipe(
-            photo.model_view(),
-            **self.settings.sliders,
-            num_variants=count,
-            **self.settings.sampling(pipe),
-            generator=[torch.Generator().manual_seed(self.settings.seed + i) for i in range(count)],
-            output_type="grid",
-            callback_on_step_end=between_steps,
-        ).grids
+        return ask(
+            pipe, photo.model_view(), **call, **self.settings.sampling(pipe), callback_on_step_end=between_steps
+        )
 
     def _thread_pipe(self) -> Any:
         """This thread's own pipeline: the networks are shared, the scheduler counts steps and is not."""
@@ -116,6 +130,16 @@ def _load_look(path: str) -> Any:
         raise UsageError(f"`look` has to be a saved retouch, got {path}: {reason}") from error
 
 
+def _load_example(pipe: Any, path: str) -> Tones:
+    from ..look.match import reference_tones
+    from ..photo import open_photo
+
+    try:
+        return reference_tones(pipe, open_photo(path).model_view())
+    except ValueError as error:  # a PhotoError is one
+        raise UsageError(f"cannot match {path}: {first_line(error)}") from error
+
+
 def retouch_photo(
     job: Job,
     retoucher: Retoucher,
@@ -160,7 +184,7 @@ def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[]
     notes = list(photo.notes)
     check()
     with _seconds(record, "model"):
-        grids = retoucher.grids(photo, 1 + len(job.variants), check)
+        grids = _grids(retoucher, photo, 1 + len(job.variants), check, record, notes)
     with Delivery(job, overwrite) as delivery:
         shown = [reduced(photo.pixels, *COMPARE_SIZE)] if "compare" in job.extras else []
         for grid, target in zip(grids, (job.retouched, *job.variants), strict=True):
@@ -180,6 +204,17 @@ def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[]
     if notes:
         record["notes"] = list(dict.fromkeys(notes))
     record["outputs"] = {str(target): size for target, size in delivery.sizes.items()}
+
+
+def _grids(
+    retoucher: Retoucher, photo: Photo, count: int, check: Callable[[], None], record: Record, notes: list[str]
+) -> list[Any]:
+    if retoucher.settings.match is None:
+        return retoucher.grids(photo, count, check)
+    found = retoucher.match(photo, check)
+    record["match"] = found.figures
+    notes.append(found.summary)
+    return [found.grid]
 
 
 def _picture_of(photo: Photo, pixels: np.ndarray) -> Photo:

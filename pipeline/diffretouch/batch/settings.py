@@ -27,6 +27,7 @@ class Settings:
         lora: adapters to load into it, folders, files or Hub ids.
         lora_scale: their weight.
         look: a saved retouch (.safetensors) to apply instead of asking the model.
+        match: a photo whose tones and colours to come near, by sliders and a seed found for each photo.
         lut_size: nodes per side of .cube files.
         remove_gps: leave the place out of the metadata of what is written.
         allow_damaged: retouch what there is of photos that are damaged.
@@ -46,6 +47,7 @@ class Settings:
     lora: tuple[str, ...] = ()
     lora_scale: float = 1.0
     look: str | None = None
+    match: str | None = None
     lut_size: int = 33
     remove_gps: bool = False
     allow_damaged: bool = False
@@ -62,6 +64,7 @@ class Settings:
         if not self.record:
             return None
         what = "a saved look" if self.look else ", ".join(f"{name} {value:g}" for name, value in self.sliders.items())
+        what = "matched to an example" if self.match else what
         return f"{what}, strength {self.strength:g}"
 
     def sampling(self, pipe: Any) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class Settings:
 
     def described(self) -> dict[str, Any]:
         """These settings as JSON, with a fingerprint of the files they name: equal means an equal retouch."""
-        files = [self.look or self.model or BUNDLED_MODEL, *self.lora]
+        files = [self.look or self.model or BUNDLED_MODEL, *self.lora, *([self.match] if self.match else [])]
         fingerprints = [_fingerprint(Path(name)) for name in files]
         return {**dataclasses.asdict(self), "lora": list(self.lora), "fingerprints": fingerprints}
 

@@ -24,18 +24,25 @@ MAX_VARIANTS = 32  # they go through the model together, and side by side have t
 def add_sliders(parser: argparse.ArgumentParser) -> None:
     for name, meaning in SLIDERS.items():
         parser.add_argument(f"--{name}", type=number_between(name, -1.5, 1.5), default=0.0, metavar="X", help=meaning)
+    add_strength(parser)
+
+
+def add_strength(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strength", type=number_between("strength", 0, 2), default=1.0, help="0 = the photo, 1 = full"
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed",
         type=count_between("seed", 0, 2**32 - 1),
         default=0,
         help="of the style, 0 = the middle; variants count up from it",
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_mutually_exclusive_group()
     sampling.add_argument(
         "--steps", type=count_between("steps", 1, 1000), help="sampling steps (default: the model's own)"

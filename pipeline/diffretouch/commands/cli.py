@@ -24,6 +24,7 @@ COMMANDS = {
     "sweep": "one picture of a photo under every slider at five positions",
     "variants": "one picture of a photo in several expert styles",
     "look": "learn a look from photos before and after an edit, in seconds",
+    "match": "retouch photos so that their tones and colours come near to an example photo's",
     "convert": "a checkpoint of the published layout to a model folder, or back",
     "init": "an untrained model from Stable Diffusion 1.x or 2.x, to train",
     "export": "write a self-contained model folder, which loads anywhere",

@@ -34,7 +34,7 @@ def _files(options: argparse.Namespace) -> list[str]:
     """What is named as a photo to read or to write."""
     photos = getattr(options, "photos", ())  # of `dataset synthetic`, one folder
     named = [*(photos if isinstance(photos, list) else [photos])]
-    named += [getattr(options, "photo", None), getattr(options, "output", None)]
+    named += [getattr(options, "photo", None), getattr(options, "output", None), getattr(options, "match", None)]
     return [str(name) for name in named if isinstance(name, (str, Path))] if hasattr(options, "seed") else []
 
 
@@ -66,6 +66,8 @@ DOORS = (
     Door("evaluate", "train", MEASURING, _command("evaluate")),
     Door("report", "train", MEASURING, _command("report")),
     Door("space", "space", ("gradio", "skimage"), _command("space")),
+    Door("look", "looks", ("skimage",), _command("look")),
+    Door("match", "looks", ("skimage",), _command("match")),
     Door("--engine ray", "ray", ("ray",), lambda options: getattr(options, "engine", None) == "ray"),
     Door("--lora", "lora", ("peft", "transformers"), _option("lora")),
     Door("--cube", "looks", ("skimage",), _option("cube")),

@@ -26,13 +26,12 @@ from ..batch.plan import (
 )
 from ..batch.report import Report
 from ..batch.settings import Settings
-from .arguments import MAX_VARIANTS, SLIDERS, add_model, add_sliders, count_between, start_quickly
+from .arguments import MAX_VARIANTS, SLIDERS, add_model, add_seed, add_sliders, count_between, start_quickly
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_run_retouch)
-    parser.add_argument("photos", nargs="+", metavar="IN", help="photos and folders of photos")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="a file or a folder")
+    parser.set_defaults(run=run_retouch)
+    add_photos(parser)
     add_sliders(parser)
     parser.add_argument(
         "--variants",
@@ -41,7 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="more expert styles",
     )
+    add_seed(parser)
     add_model(parser)
+    add_writing(parser)
+    add_batch(parser)
+    looks = add_looks(parser)
+    looks.add_argument("--look", metavar="FILE", help="apply a saved retouch instead of asking the model")
+
+
+def add_photos(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photos", nargs="+", metavar="IN", help="photos and folders of photos")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="a file or a folder")
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
     parser.add_argument("--remove-gps", action="store_true", help="leave the place out of what is written")
     parser.add_argument(
@@ -55,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--allow-damaged", action="store_true", help="retouch what there is of damaged photos")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist, IN too if it is OUT")
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
     batch = parser.add_argument_group("batches")
     batch.add_argument("--recursive", action="store_true", help="look into the folders of folders, and repeat them")
     batch.add_argument(
@@ -79,17 +94,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batch.add_argument(
         "--ray-address", metavar="ADDRESS", help="of a Ray cluster (default: one of this machine's own)"
     )
+
+
+def add_looks(parser: argparse.ArgumentParser) -> Any:
     looks = parser.add_argument_group("looks", "FILE may hold the fields of --name")
-    looks.add_argument("--look", metavar="FILE", help="apply a saved retouch instead of asking the model")
     looks.add_argument("--save-look", metavar="FILE", help="save the retouch, .safetensors")
     looks.add_argument("--cube", metavar="FILE", help="write it as a LUT, the table nearest to it")
     looks.add_argument(
         "--lut-size", type=int, choices=(17, 33, 65), default=33, help="of --cube (default: %(default)s)"
     )
     looks.add_argument("--haldclut", metavar="FILE", help="write it as a HaldCLUT picture")
+    return looks
 
 
-def _run_retouch(options: argparse.Namespace) -> int:
+def run_retouch(options: argparse.Namespace) -> int:
+    """Also what `match` runs, whose options lack some of these."""
     settings, naming = _settings(options), _naming(options)
     inputs = [place(text) for text in options.photos]
     path = options.report or _default_report(inputs, naming.output)
@@ -119,7 +138,7 @@ def _run_retouch(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    given = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    given = {field.name: getattr(options, field.name) for field in fields(Settings) if hasattr(options, field.name)}
     settings = Settings(**{**given, "lora": tuple(options.lora)})
     model_only = (*SLIDERS, "seed", "steps", "fast", "model", "lora")
     asked = [name for name in model_only if settings.look and getattr(settings, name) != getattr(Settings(), name)]
@@ -154,7 +173,7 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
     from tqdm.auto import tqdm
 
     failures = []
-    with tqdm(total=todo, unit="photo", disable=todo <= 1) as bar:
+    with tqdm(total=todo, unit="photo", disable=todo <= 1, leave=False) as bar:
         for record in records:
             if record["error"]:
                 failures.append(record)
@@ -166,6 +185,7 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
                 text = f"the {kind} differs by Delta E 2000 {error['mean']:g} on average, {error['p95']:g} at 95%"
                 tqdm.write(f"diffretouch: {record['source']}: {text}", file=sys.stderr)
             bar.update()
+        bar.leave = True  # before the first photo, only what is wrong with the model or the example is worth a line
     order = {str(job.source): number for number, job in enumerate(jobs)}
     failures.sort(key=lambda record: order[record["source"]])
     if failures and len(jobs) == 1:

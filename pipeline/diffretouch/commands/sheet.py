@@ -11,7 +11,7 @@ from typing import Any
 from ..batch.plan import UsageError, check_photo_name
 from ..batch.retouch import load_pipeline
 from ..batch.settings import Settings
-from .arguments import add_model, count_between, start_quickly
+from .arguments import add_model, add_seed, count_between, start_quickly
 
 
 def add_sheet(sheet: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def add_sheet(sheet: argparse.ArgumentParser) -> None:
     sheet.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a picture file")
     sheet.add_argument("--width", type=count_between("width", 64, 2000), default=400, help="of each cell, in pixels")
     sheet.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    add_seed(sheet)
     add_model(sheet)
 
 

@@ -12,7 +12,7 @@ notes say so. The fit itself is look/fit.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ import numpy as np
 import PIL.Image
 
 from ..look.agree import Verdict, verdicts
-from ..look.fit import Error, Fit, Pixels, delta_e, fit_pixels
+from ..look.fit import Error, Fit, Pixels, at_strength, delta_e, fit_pixels
 from ..look.lut import Lut, LutError, fit_lut
 from ..model.modeling_affine_grid import AffineGrid
-from ..photo import Photo, open_photo
+from ..photo import Photo, PhotoError, open_photo
 from .registration import register
 
 _VIEW = 1280  # pixels of the long side that pairs are brought into register at
@@ -50,6 +50,7 @@ class LookFromPairs:
         pixels: what it was fitted to.
         names: of the pairs that it was fitted to.
         notes: what was left out, turned round or masked, one line each.
+        left_out: {name of a pair: why it was}.
     """
 
     look: AffineGrid
@@ -57,6 +58,12 @@ class LookFromPairs:
     pixels: Pixels
     names: tuple[str, ...]
     notes: tuple[str, ...]
+    left_out: dict[str, str]
+
+    @property
+    def adapts(self) -> bool:
+        """Whether so much of the edit depends on the photo, or the place in it, that one look is not enough."""
+        return self.fit.unexplained >= _ADAPTS
 
     @property
     def error(self) -> Error:
@@ -69,7 +76,7 @@ class LookFromPairs:
         several = len(self.names) > 1
         where = f"held-back pairs of {len(self.names)}" if several else "held-back parts of one pair"
         missed = f"{100 * self.fit.unexplained:.0f}% of this edit"
-        if self.fit.unexplained < _ADAPTS:
+        if not self.adapts:
             rest = f"{missed} is more than one look can hold"
         elif several:
             rest = f"{missed} depends on the photo or the place: learn a style instead"
@@ -83,11 +90,7 @@ class LookFromPairs:
 
     def at_strength(self, strength: float) -> AffineGrid:
         """The look blended with the identity, 0 = no change, 1 = as edited."""
-        change = self.look.coefficients.clone()
-        change[[0, 5, 10]] -= 1
-        change *= strength
-        change[[0, 5, 10]] += 1
-        return AffineGrid(change, self.look.guide)
+        return at_strength(self.look, strength)
 
     def lut(self, size: int, strength: float = 1.0) -> Lut:
         """The look as a table of `size` nodes a side, with what the pixels ask for and a look cannot hold.
@@ -115,7 +118,7 @@ def fit_look(pairs: Iterable[tuple[Any, Any]]) -> AffineGrid:
         pairs: (before, after), each a path, a `Photo`, a PIL image or an array (H, W, 3) of uint8 or uint16.
 
     Raises:
-        PhotoError: if a file cannot be opened.
+        PhotoError: if a file of the only pair cannot be opened; of several pairs, those that can be are used.
         ValueError: if no pair can be used: the same picture twice, pictures that show different things, none at all.
         ImportError: without scikit-image.
 
@@ -133,49 +136,56 @@ def fit_look(pairs: Iterable[tuple[Any, Any]]) -> AffineGrid:
     return look_from_pairs(pairs).look
 
 
-def look_from_pairs(pairs: Iterable[tuple[Any, Any]]) -> LookFromPairs:
-    """`fit_look` with its errors and notes; the same arguments."""
+def look_from_pairs(pairs: Iterable[tuple[Any, Any]], opened: Callable[[Any], Photo] = open_photo) -> LookFromPairs:
+    """`fit_look` with its errors and notes; the same arguments.
+
+    Args:
+        opened: opens the paths, for those who set limits of their own; raises a `PhotoError` where it cannot.
+    """
     names, views = [], []
-    notes: list[str] = []
-    refused: list[str] = []
+    refused: dict[str, Exception] = {}
     for number, (before, after) in enumerate(pairs, start=1):
         name = f"{_name(before, f'before {number}')} and {_name(after, f'after {number}')}"
         try:
-            views.append(_view(name, before, after))
+            views.append(_view(name, before, after, opened))
             names.append(name)
-        except PairError as error:
-            refused.append(str(error))
+        except (PairError, PhotoError) as error:
+            refused[name] = error
     if not views:
-        raise PairError(_all_refused(refused))
+        raise _all_refused(list(refused.values()))
     samples = [_sampled(view, len(views)) for view in views]
-    kept = _agreeing(names, samples, notes)
-    notes = [f"left out: {line}" for line in refused] + notes
+    notes = [f"left out: {error}" for error in refused.values()]
+    kept, contradicting = _agreeing(names, samples, notes)
     pixels = _together([samples[number] for number in kept])
     fit = fit_pixels(pixels)
     local = 1 - float(fit.kept.mean())
     if local > _TOLD_LOCAL:
         notes.append(f"{100 * local:.0f}% of the pixels were edited unlike the rest of their colour, and do not count")
-    return LookFromPairs(fit.look, fit, pixels, tuple(names[number] for number in kept), tuple(notes))
+    left_out = {name: str(error).removeprefix(name).strip() for name, error in refused.items()}
+    left_out |= {names[number]: "edited unlike the others" for number in contradicting}
+    return LookFromPairs(fit.look, fit, pixels, tuple(names[number] for number in kept), tuple(notes), left_out)
 
 
-def _all_refused(refused: Sequence[str]) -> str:
+def _all_refused(refused: Sequence[Exception]) -> Exception:
     if not refused:
-        return "`pairs` has to hold at least one photo before and after an edit, got none"
-    more = f" (and so on for all {len(refused)} pairs)" if len(refused) > 1 else ""
-    return refused[0] + more
+        return PairError("`pairs` has to hold at least one photo before and after an edit, got none")
+    if len(refused) == 1:
+        return refused[0]
+    return PairError(f"{refused[0]} (and so on for all {len(refused)} pairs)")
 
 
 def _name(picture: Any, unnamed: str) -> str:
     return os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else unnamed
 
 
-def _view(name: str, before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
+def _view(name: str, before: Any, after: Any, opened: Callable[[Any], Photo]) -> tuple[np.ndarray, np.ndarray]:
     """(h, w, 3) uint8 before and after, showing the same at the same places.
 
     Raises:
         PairError: if they do not show the same, or are the same.
+        PhotoError: if one cannot be opened.
     """
-    first, second = _reduced(before), _reduced(after)
+    first, second = (_reduced(side, opened) for side in (before, after))
     framing = register(first, second)
     if not framing.safe:
         inverted = register(first, 255 - second)  # a negative has the same structure
@@ -192,10 +202,10 @@ def _view(name: str, before: Any, after: Any) -> tuple[np.ndarray, np.ndarray]:
     return view
 
 
-def _reduced(picture: Any) -> np.ndarray:
+def _reduced(picture: Any, opened: Callable[[Any], Photo]) -> np.ndarray:
     """sRGB (h, w, 3) uint8 of at most some `_VIEW` pixels."""
     if isinstance(picture, (str, os.PathLike)):
-        picture = open_photo(picture)
+        picture = opened(picture)
     if isinstance(picture, PIL.Image.Image):
         picture = np.asarray(picture.convert("RGB"))
     if isinstance(picture, np.ndarray):
@@ -223,12 +233,13 @@ def _sampled(view: tuple[np.ndarray, np.ndarray], num_pairs: int) -> Pixels:
     return Pixels(before, after, (rows % 2 * 2 + columns % 2).astype(np.int64), np.full(wanted, 1 / wanted, "f4"))
 
 
-def _agreeing(names: Sequence[str], samples: list[Pixels], notes: list[str]) -> list[int]:
-    """Which pairs to use; turns in `samples` those round that came the wrong way."""
-    kept, other = [], []
+def _agreeing(names: Sequence[str], samples: list[Pixels], notes: list[str]) -> tuple[list[int], list[int]]:
+    """Which pairs to use, and which not; turns in `samples` those round that came the wrong way."""
+    kept: list[int] = []
+    other: list[int] = []
     for number, verdict in enumerate(verdicts([(sample.before, sample.after) for sample in samples])):
         if verdict is Verdict.CONTRADICTS:
-            other.append(names[number])
+            other.append(number)
             continue
         kept.append(number)
         if verdict is Verdict.SWAPPED:
@@ -237,8 +248,9 @@ def _agreeing(names: Sequence[str], samples: list[Pixels], notes: list[str]) -> 
             notes.append(f"{names[number]} came the wrong way round, as the other pairs tell: used turned round")
     if other:
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
-        notes.append(f"left out: {'; '.join(other[:3])}{more}, edited unlike the others")
-    return kept
+        told = "; ".join(names[number] for number in other[:3])
+        notes.append(f"left out: {told}{more}, edited unlike the others")
+    return kept, other
 
 
 def _together(samples: Sequence[Pixels]) -> Pixels:

@@ -142,6 +142,20 @@ def quick_look(before: np.ndarray, after: np.ndarray, tie: float = 1e-2, depth: 
     return _look(change)
 
 
+def at_strength(look: AffineGrid, strength: float) -> AffineGrid:
+    """The look blended with the identity, 0 = no change, 1 = as it is: what `apply` does with `strength`, kept.
+
+    Example:
+        >>> at_strength(AffineGrid.identity(), 0.5).apply(np.full((1, 1, 3), 51, np.uint8)).tolist()
+        [[[51, 51, 51]]]
+    """
+    change = look.coefficients.clone()
+    change[[0, 5, 10]] -= 1
+    change *= strength
+    change[[0, 5, 10]] += 1
+    return AffineGrid(change, look.guide)
+
+
 def delta_e(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """CIEDE2000 of sRGB colours (N, 3) in [0, 1] -> (N,)."""
     from skimage.color import deltaE_ciede2000, rgb2lab
