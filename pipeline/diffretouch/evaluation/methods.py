@@ -124,9 +124,9 @@ def methods_of(
 def teacher_baseline(folder: Path) -> Baseline:
     """The teacher of the unpacked package in `folder` as a baseline, its answers in 8 bits.
 
-    Photos of over `_TEACHER_SIDE` pixels are answered at that size, and the answer is carried by a table of colours, as
-    in the data set's labels: at 512 pixels one takes half a minute. Several sections ask for the same photos: answers
-    are kept while the process runs, about 0.5 MB for a photo of 512 pixels.
+    Photos of over `_TEACHER_SIDE` pixels are answered at that size, and the answer is carried by a table of colours,
+    as in the data set's labels: at 512 pixels one takes half a minute. Several sections ask for the same photos:
+    answers are kept while the process runs, about 0.5 MB for a photo of 512 pixels.
 
     Raises:
         ValueError: if the package is missing, damaged or of another version; names it.
