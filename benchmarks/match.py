@@ -46,7 +46,7 @@ def measure(folder: Path) -> dict[str, Any]:
     views = {path.stem: pipe.photo_view(open_photo(path).model_view())[0] for path in sorted(folder.glob("*.jpg"))}
     small = {name: view.unfold(1, 4, 4).unfold(2, 4, 4).mean((3, 4)).permute(1, 2, 0) for name, view in views.items()}
     pixels = {name: picture.contiguous().numpy() for name, picture in small.items()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for photo, example in ((one, other) for one in views for other in views if one != other):
         started = time.process_time()
         found = match_look(pipe, views[photo], views[example])

@@ -149,7 +149,7 @@ def _match_part(editor: Editor, session: gr.State, controls: Controls, preset: g
         go = gr.Button(strings.MATCH_GO, elem_id="match-go")
         line = gr.Markdown(elem_id="match-line")
 
-    @told
+    @told(editor)
     def match(now: Session, path: str | None) -> tuple[Any, ...]:
         upload, _ = work_of(now)
         if path is None:

@@ -45,7 +45,7 @@ def style_tab(editor: Editor, session: gr.State, batch_mode: gr.Radio, tabs: gr.
             gr.Markdown(strings.STYLE_TRAIN_EXPLAINED)
             gr.Code(strings.STYLE_TRAIN_LINES, language="shell", interactive=False, elem_id="style-train")
 
-    @told
+    @told(editor)
     def find(now: Session, befores: list[str] | None, afters: list[str] | None) -> tuple[Any, ...]:
         style = find_style(editor, befores or [], afters or [])
         shown = gr.update(visible=True)
