@@ -525,3 +525,42 @@ def primaries_to_xyz(points: tuple[float, ...]) -> np.ndarray:
     white, *colours = (np.array((x / y, 1, (1 - x - y) / y)) for x, y in zip(points[::2], points[1::2], strict=True))
     matrix = np.stack(colours, 1)
     return matrix * np.linalg.solve(matrix, white)
+
+
+def with_avif_property(data: bytes, kind: bytes, content: bytes) -> bytes:
+    """An AVIF file of one item with a further property of it, which a viewer has to obey."""
+    property_box = struct.pack(">I4s", 8 + len(content), kind) + content
+    container, table = data.index(b"ipco") - 4, data.index(b"ipma") - 4
+    number, at = 1, container + 8
+    while at < table:
+        number, at = number + 1, at + struct.unpack_from(">I", data, at)[0]
+    changed = bytearray(data)
+    behind = table + 19 + data[table + 18]  # of version, flags, count, item and its number of properties
+    changed[table + 18] += 1
+    changed[behind:behind] = bytes([0x80 | number])
+    changed[table:table] = property_box
+    grown = len(property_box) + 1
+    for name, more in (
+        (b"meta", grown),
+        (b"iprp", grown),
+        (b"ipco", len(property_box)),
+        (b"ipma", 1),
+    ):
+        place = changed.index(name) - 4
+        struct.pack_into(">I", changed, place, struct.unpack_from(">I", changed, place)[0] + more)
+    extent = changed.index(b"iloc") + 4 + 8 + 6
+    struct.pack_into(">I", changed, extent, struct.unpack_from(">I", changed, extent)[0] + grown)
+    return bytes(changed)
+
+
+NOTE = b"a setting that the note points to by its place in the file"
+
+
+def note_of_positions(order: str = "<") -> bytes:
+    """An EXIF block whose maker's note holds a position from the block's start, as Panasonic's and others do."""
+
+    def block(at: int) -> bytes:
+        directory = struct.pack(f"{order}HHHIII", 1, 1, 2, len(NOTE), at, 0)
+        return exif(order, exif_more={37500: (7, b"Panasonic\0\0\0" + directory + NOTE)})
+
+    return block(block(0).index(NOTE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import makers
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from diffretouch.photo import Photo, open_photo, save_photo
 from diffretouch.photo.iptc import texts
+from diffretouch.photo.tags import CHILDREN, EXIF_TAG, Tag, TagReader, directory_bytes
 from diffretouch.photo.xmp import Packet, text_of
 
 WORDS = ("Exampleville", "Old Pier", "Sample Province", "Nowhereland", "30,15", "20,45", "-30.254")
@@ -233,3 +236,40 @@ def test_xmp_with_a_document_type_is_left_out_and_that_is_said(tmp_path):
     packet = b'<!DOCTYPE a [<!ENTITY b "c">]><x:xmpmeta xmlns:x="adobe:ns:meta/">&b;</x:xmpmeta>'
     photo = open_photo(written(tmp_path / "a.jpg", makers.jpeg(makers.scene(), xmp=packet)))
     assert photo.xmp is None and "XMP" in photo.notes[0]
+
+
+def readable_note(block: bytes) -> bytes:
+    """What the first entry of a maker's note, as `makers.note_of_positions` makes it, points to in an EXIF block."""
+    reader = TagReader(io.BytesIO(block))
+    note = reader.directory(reader.first, CHILDREN).tags[EXIF_TAG].children[37500].data
+    count, at = struct.unpack_from(f"{reader.order}II", note, 12 + 2 + 4)
+    return block[at : at + count]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png", ".webp", ".heic", ".avif"])
+def test_29_positions_in_a_makers_note_stay_right(tmp_path, order, suffix):
+    block = makers.note_of_positions(order)
+    assert readable_note(block) == makers.NOTE
+    photo = Photo(np.asarray(makers.scene(29, 64, 48)), exif=block)
+    save_photo(photo, tmp_path / f"a{suffix}", done="brightness 0.3")
+    photo = open_photo(tmp_path / f"a{suffix}")
+    assert readable_note(photo.exif) == makers.NOTE and photo.notes == ()
+    save_photo(photo, tmp_path / "b.tif")
+    content = (tmp_path / "b.tif").read_bytes()
+    assert readable_note(content) == makers.NOTE, "as a program sees it that reads the file from its start"
+    assert readable_note(open_photo(tmp_path / "b.tif").exif) == makers.NOTE
+
+
+def test_29_a_makers_note_far_back_in_a_tiff_goes_with_a_word_unless_it_can_be_moved(tmp_path):
+    pixels = np.random.default_rng(29).integers(0, 256, (200, 200, 3), np.uint8)
+    for note, movable in ((b"Panasonic\0\0\0" + bytes(40), False), (b"FUJIFILM" + bytes(40), True)):
+        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", metadata=None)
+        content = bytearray((tmp_path / "a.tif").read_bytes())
+        reader = TagReader(io.BytesIO(content))
+        tags = reader.directory(reader.first, {}).tags
+        tags[EXIF_TAG] = Tag(4, 1, b"", children={37500: Tag(7, len(note), note)})
+        content[4:8] = struct.pack("<I", len(content))
+        photo = open_photo(written(tmp_path / "a.tif", bytes(content) + directory_bytes(tags, "<", len(content))))
+        assert (note in (photo.exif or b"")) == movable
+        assert ["maker's note" in word for word in photo.notes] == ([] if movable else [True])

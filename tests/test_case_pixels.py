@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo
+from diffretouch.photo.xmp import Packet
 
 pytest.importorskip("pillow_heif")
 
@@ -99,9 +100,44 @@ def test_17_hif_is_a_name_to_write_and_keeps_its_depth(tmp_path):
     assert again.pixels.dtype == np.uint16 and again.encoding.bits == 10 and again.encoding.subsampling == "422"
 
 
-def test_18_avif_of_less_depth_than_the_photo_is_said(tmp_path):
-    deep = makers.deep(makers.scene(18, 32, 24))
-    assert "8 bits" in save_photo(Photo(deep), tmp_path / "a.avif")[0]
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("subsampling", ["444", "420"])
+def test_18_avif_keeps_its_depth_and_subsampling(tmp_path, bits, subsampling):
+    stored = makers.deep(makers.scene(18, 64, 48)) >> (16 - bits)
+    path = written(
+        tmp_path / "a.avif", imagecodecs.avif_encode(stored, 90, bitspersample=bits, pixelformat=subsampling)
+    )
+    photo = open_photo(path)
+    assert save_photo(photo, tmp_path / "b.avif") == ()
+    again = open_photo(tmp_path / "b.avif")
+    assert (again.encoding.bits, again.encoding.subsampling) == (bits, subsampling)
+    assert np.abs(again.pixels.astype(int) - photo.pixels).mean() < 257
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_18_avif_of_10_bits_holds_them_exactly_at_quality_100_and_all_metadata(tmp_path, alpha):
+    from diffretouch.photo.colour import DISPLAY_P3
+
+    levels = makers.deep(makers.scene(18, 64, 48)).astype(np.uint32) >> 6
+    deep = ((levels * 65_535 + 511) // 1023).astype(np.uint16)
+    kept = {"icc_profile": DISPLAY_P3, "exif": makers.exif(gps=True), "xmp": makers.xmp("", 'xmp:Rating="4"')}
+    photo = Photo(deep, np.ascontiguousarray(deep[..., 0]) if alpha else None, **kept)
+    assert save_photo(photo, tmp_path / "a.avif", quality=100) == ()
+    again = open_photo(tmp_path / "a.avif")
+    np.testing.assert_array_equal(again.pixels, deep)
+    assert alpha == (again.alpha is not None) and (not alpha or (again.alpha == deep[..., 0]).all())
+    assert again.icc_profile == DISPLAY_P3 and Packet(again.xmp).value("xmp:Rating") == "4"
+    exif = Image.Exif()
+    exif.load(again.exif)
+    assert exif[272] == makers.MODEL and exif.get_ifd(0x8825)[1] == "S"
+
+
+def test_avif_shows_its_clean_aperture_only(tmp_path):
+    encoded = imagecodecs.avif_encode(np.asarray(makers.scene(18, 64, 48)), 100, pixelformat="444", matrix=0)
+    aperture = struct.pack(">IIIIiIiI", 40, 1, 20, 1, -8, 1, 3, 1)  # 40 x 20, its middle left of and below the whole's
+    turned = makers.with_avif_property(makers.with_avif_property(encoded, b"clap", aperture), b"irot", b"\1")
+    pixels = open_photo(written(tmp_path / "a.avif", turned)).pixels
+    np.testing.assert_array_equal(pixels, np.rot90(np.asarray(makers.scene(18, 64, 48))[17:37, 4:44]))
 
 
 def test_19_heic_longer_than_8192_is_written(tmp_path):

@@ -1,34 +1,36 @@
-"""AVIF files: metadata by Pillow, pixels of 8, 10 or 12 bits by imagecodecs, which Pillow would round to 8."""
+"""AVIF files of 8, 10 or 12 bits: metadata is read by Pillow, pixels go through imagecodecs, as Pillow rounds to 8."""
 
 from __future__ import annotations
 
-import io
+import os
 import struct
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
-from PIL import Image
 from PIL.AvifImagePlugin import AvifImageFile
 
+from .boxes import brands, property_of_picture, with_metadata
 from .colour import profile_of_code_points
 from .core import (
     DEFAULT_QUALITY,
+    GAIN_MAP_LOST,
     Decoded,
     Encoding,
     Refused,
     check_frames,
     check_size,
-    eight_bit,
     full_range,
+    rounded_to,
     split_alpha,
     with_alpha,
     without_exif_mark,
 )
-from .photo import Photo, check_sides
+from .photo import Photo, check_sides, own_encoding, stored_samples
 
-_EIGHT_BITS = "AVIF is written with 8 bits, fewer than the photo has; HEIC, TIFF and PNG keep more"
 _HEADER_BYTES = 1 << 16  # the boxes that describe the picture stand at the start, in a few hundred bytes
+_SAVED_BITS = 10  # where the photo was no AVIF of 12, which few devices show
+_SPEED = 6  # the encoder's own default; slower ones take minutes
 
 
 def read_avif(file: BinaryIO, max_pixels: int) -> Decoded:
@@ -38,30 +40,43 @@ def read_avif(file: BinaryIO, max_pixels: int) -> Decoded:
     check_frames(getattr(picture, "n_frames", 1), "frames")
     file.seek(0)
     data = file.read()
-    header = data[:_HEADER_BYTES]
-    stored = imagecodecs.avif_decode(data)
-    samples, alpha = split_alpha(full_range(stored, _bits(header)))
+    encoding = _encoding(data[:_HEADER_BYTES])
+    stored = _clean(imagecodecs.avif_decode(data), property_of_picture(data, b"clap"))
+    samples, alpha = split_alpha(full_range(stored, encoding.bits))
     info = picture.info
     return Decoded(
         samples,
         "GRAY" if samples.ndim == 2 else "RGB ",
         alpha,
-        icc_profile=info.get("icc_profile") or _profile_of_numbers(header),
+        icc_profile=info.get("icc_profile") or _profile_of_numbers(data[:_HEADER_BYTES]),
         exif=without_exif_mark(info.get("exif")),
         xmp=info.get("xmp"),
-        encoding=Encoding(bits=_bits(header)),
+        encoding=encoding,
+        notes=(GAIN_MAP_LOST,) if b"tmap" in brands(data) else (),
     )
 
 
-def _bits(header: bytes) -> int:
-    """Bits per sample, by the codec's box (AV1 in ISO media, 2.3.3: after the levels, high bit depth and 12 bits)."""
+def _encoding(header: bytes) -> Encoding:
+    """Depth and subsampling, by the codec's box (AV1 in ISO media, 2.3.3)."""
     at = header.find(b"av1C")
     if at < 0 or at + 7 > len(header):
         raise Refused("it does not say how its picture is stored")
-    flags = header[at + 6]
-    if not flags & 0x40:
-        return 8
-    return 12 if flags & 0x20 else 10
+    flags = header[at + 6]  # after the levels: high bit depth, 12 bits, one channel, halved across, halved down
+    bits = 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
+    return Encoding(subsampling={0: "444", 8: "422", 12: "420"}.get(flags & 12), bits=bits)
+
+
+def _clean(samples: np.ndarray, aperture: bytes | None) -> np.ndarray:
+    """The part of the stored picture that is to be seen (14496-12, 12.1.4.2); all of it where none is named."""
+    if aperture is None or len(aperture) < 32:
+        return samples
+    numbers = struct.unpack_from(">IIIIiIiI", aperture)
+    if 0 in numbers[1::2]:
+        return samples
+    width, height, right, down = (above / below for above, below in zip(numbers[::2], numbers[1::2], strict=True))
+    left, top = (samples.shape[1] - width) / 2 + right, (samples.shape[0] - height) / 2 + down
+    seen = samples[max(round(top), 0) : round(top + height), max(round(left), 0) : round(left + width)]
+    return seen if seen.size else samples
 
 
 def _profile_of_numbers(header: bytes) -> bytes | None:
@@ -72,14 +87,25 @@ def _profile_of_numbers(header: bytes) -> bytes | None:
 
 
 def write_avif(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
-    """Write `photo` in 8 bits; close to its pixels at high quality, never exactly."""
+    """Write `photo` in 8 bits, or in 10 if it has more, or in 12 if it was AVIF of 12; at quality 100 exactly these.
+
+    Without a quality, a photo that was AVIF keeps its subsampling.
+    """
     check_sides(photo, 65_535, "AVIF")
-    alpha = None if photo.alpha is None else eight_bit(photo.alpha)
-    options: dict[str, Any] = {"icc_profile": photo.icc_profile, "exif": photo.exif, "xmp": photo.xmp}
-    options = {name: value for name, value in options.items() if value}
+    own = own_encoding(photo, "AVIF")
+    subsampling = own.subsampling if quality is None else None
     quality = quality or DEFAULT_QUALITY
-    options |= {"quality": quality, "subsampling": "4:4:4" if quality >= 90 else "4:2:0"}
-    encoded = io.BytesIO()
-    Image.fromarray(with_alpha(eight_bit(photo.pixels), alpha)).save(encoded, "AVIF", **options)
-    file.write(encoded.getbuffer())
-    return [_EIGHT_BITS] if photo.pixels.dtype != np.uint8 else []
+    colour, profile = stored_samples(photo)
+    samples = with_alpha(colour, photo.alpha)
+    bits = 8 if samples.dtype == np.uint8 else max(_SAVED_BITS, own.bits)
+    encoded = imagecodecs.avif_encode(
+        rounded_to(samples, bits) if bits > 8 else samples,
+        quality,
+        speed=_SPEED,
+        bitspersample=bits,
+        pixelformat="400" if samples.ndim == 2 else subsampling or ("444" if quality >= 90 else "420"),
+        matrix=0 if quality == 100 and samples.ndim == 3 else None,  # the colours as they are, for exactness
+        numthreads=os.cpu_count(),
+    )
+    file.write(with_metadata(encoded, profile, photo.exif, photo.xmp))
+    return []

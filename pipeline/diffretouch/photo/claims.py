@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .core import one_line
+from .core import GAIN_MAP_LOST, one_line
 from .iptc import TWINS, texts
 from .xmp import Node, Packet, name_of, text_of
 
 _VIDEO = "the video of this motion photo is left out"
-_GAIN_MAP = "its gain map is left out: the result is of standard range, not HDR"
 _DEPTH = "its depth map is left out"
 _CREDENTIALS = "its content credentials (C2PA) do not fit the retouch and are left out"
 
 _THUMBNAILS = ("xmp:Thumbnails",)
 _VIDEO_CLAIMS = ("MotionPhoto", "MicroVideo")  # how the names in GCamera start
-_ITEM_SEMANTICS = {"GainMap": _GAIN_MAP, "MotionPhoto": _VIDEO, "Depth": _DEPTH}
+_ITEM_SEMANTICS = {"GainMap": GAIN_MAP_LOST, "MotionPhoto": _VIDEO, "Depth": _DEPTH}
 _GAIN_MAP_SPACES = ("hdrgm:*", "HDRGainMap:*", "apdi:*")
 _DEPTH_SPACES = ("GDepth:*", "GImage:*")
 _DEVELOPED = ("crs:*", "darktable:*")
@@ -71,7 +70,7 @@ def _without_claims(packet: Packet) -> list[str]:
     if packet.drop(lambda node: name_of(node).startswith(tuple(f"GCamera:{name}" for name in _VIDEO_CLAIMS))):
         notes.append(_VIDEO)
     if packet.drop_names(*_GAIN_MAP_SPACES):
-        notes.append(_GAIN_MAP)
+        notes.append(GAIN_MAP_LOST)
     if packet.drop_names(*_DEPTH_SPACES):
         notes.append(_DEPTH)
     if packet.drop_names("dcterms:provenance"):

@@ -24,6 +24,9 @@ BAND_ROWS = 256
 """Rows worked on at once, so that wider intermediate types stay small."""
 
 
+GAIN_MAP_LOST = "its gain map is left out: the result is of standard range, not HDR"
+
+
 class PhotoError(ValueError):
     """A photo file that cannot be opened or saved: one sentence that names the file and the reason."""
 
@@ -136,6 +139,16 @@ def full_range(samples: np.ndarray, bits: int) -> np.ndarray:
     top, full = (1 << bits) - 1, int(np.iinfo(dtype).max)
     stretched = (np.arange(top + 1, dtype=np.uint32) * full + top // 2) // top
     return stretched.astype(dtype)[samples.astype(np.uint16)]
+
+
+def rounded_to(samples: np.ndarray, bits: int, shift: int = 0) -> np.ndarray:
+    """uint16 samples rounded to the nearest level of `bits` bits, 8 to 16, which stand `shift` bits up."""
+    most = (1 << bits) - 1
+
+    def rounded(top: int, bottom: int) -> np.ndarray:
+        return (samples[top:bottom].astype(np.uint32) * most + 32_767) // 65_535 << shift
+
+    return in_bands(rounded, samples.shape, np.uint16)
 
 
 def divided_by_alpha(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -13,8 +13,10 @@ from .tags import (
     CHILDREN,
     EXIF_TAG,
     SHORT,
+    Tag,
     TagReader,
     directory_bytes,
+    exif_block,
     number,
     tiff_start,
 )
@@ -22,9 +24,29 @@ from .tags import (
 MAKER_NOTE_TAG = 0x927C
 _SOFTWARE_TAG, _COLOUR_SPACE_TAG = 305, 0xA001
 _UNCALIBRATED = 0xFFFF
+_MOVABLE_NOTES = (b"Nikon\0\2", b"FUJIFILM", b"OLYMPUS\0", b"OM SYSTEM\0", b"PENTAX \0", b"Apple iOS\0")
+"""How notes start whose positions are counted from their own beginning."""
+_FARTHEST_NOTE = 1 << 16  # where it would lie in a block that is zeros up to there
 _LARGE = 1024  # bytes: what is no number and no name
 _JPEG_START = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")
 _SMALLEST_PREVIEW = 128
+
+
+def exif_of_tiff(tags: dict[int, Tag], order: str) -> tuple[bytes | None, tuple[str, ...]]:
+    """The EXIF block of a TIFF with this main directory, and what could not be taken into it.
+
+    Most makers' notes hold positions in the file, so they have to stay where they are.
+    """
+    inside = dict(tags[EXIF_TAG].children or {}) if EXIF_TAG in tags else {}
+    note = inside.get(MAKER_NOTE_TAG)
+    if note is None or len(note.data) <= 4 or note.data.startswith(_MOVABLE_NOTES):
+        return exif_block(tags, order), ()
+    stays = 8 <= note.at <= _FARTHEST_NOTE
+    inside[MAKER_NOTE_TAG] = note._replace(stays=True)
+    if not stays:
+        del inside[MAKER_NOTE_TAG]
+    block = exif_block({**tags, EXIF_TAG: tags[EXIF_TAG]._replace(children=inside)}, order, note if stays else None)
+    return block, () if stays else ("its maker's note, which cannot be moved, is left out",)
 
 
 def without_previews(block: bytes | None) -> bytes | None:

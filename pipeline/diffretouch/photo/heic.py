@@ -10,14 +10,15 @@ import numpy as np
 from .colour import profile_of_code_points
 from .core import (
     DEFAULT_QUALITY,
+    GAIN_MAP_LOST,
     Decoded,
     Encoding,
     Refused,
     check_size,
     divided_by_alpha,
     full_range,
-    in_bands,
     optional_module,
+    rounded_to,
     split_alpha,
     with_alpha,
     without_exif_mark,
@@ -62,7 +63,7 @@ def read_heic(file: BinaryIO, max_pixels: int) -> Decoded:
 def _left_out(info: dict[str, Any]) -> tuple[str, ...]:
     """What belongs to the picture and cannot be written again."""
     kinds = " ".join(map(str, info.get("aux") or {}))
-    notes = ["its gain map is left out: the result is of standard range, not HDR"] if "hdrgainmap" in kinds else []
+    notes = [GAIN_MAP_LOST] if "hdrgainmap" in kinds else []
     if info.get("depth_images") or "depth" in kinds:
         notes.append("its depth map is left out")
     if "matte" in kinds:
@@ -92,7 +93,7 @@ def write_heic(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
     samples = with_alpha(colour, photo.alpha)
     mode = "L" if samples.ndim == 2 else "RGB" if photo.alpha is None else "RGBA"
     if samples.dtype == np.uint16:
-        samples, mode = _rounded(samples), f"{mode};16"
+        samples, mode = rounded_to(samples, _SAVED_BITS, 16 - _SAVED_BITS), f"{mode};16"
     options: dict[str, Any] = {"exif": photo.exif, "xmp": photo.xmp, "icc_profile": profile}
     options = {name: value for name, value in options.items() if value}
     height, width = photo.pixels.shape[:2]
@@ -113,14 +114,6 @@ def write_heic(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
         if wanted is None or encoded.tell() <= _MUCH_LARGER * wanted * width * height:
             break
     file.write(encoded.getbuffer())
-    return []
-
-
-def _rounded(samples: np.ndarray) -> np.ndarray:
-    """uint16 samples rounded to `_SAVED_BITS` bits, which stand in the upper bits as the encoder wants them."""
-    most = (1 << _SAVED_BITS) - 1
-
-    def rounded(top: int, bottom: int) -> np.ndarray:
-        return (samples[top:bottom].astype(np.uint32) * most + 32_767) // 65_535 << (16 - _SAVED_BITS)
-
-    return in_bands(rounded, samples.shape, np.uint16)
+    return (
+        [f"HEIC is written with {_SAVED_BITS} bits, of the {own.bits} that it had"] if own.bits > _SAVED_BITS else []
+    )

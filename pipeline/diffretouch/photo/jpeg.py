@@ -18,6 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from .core import (
     DEFAULT_QUALITY,
+    GAIN_MAP_LOST,
     MAX_METADATA,
     Decoded,
     Encoding,
@@ -38,7 +39,6 @@ _EXTENSION_MARK, _EXTENSION_PART = b"http://ns.adobe.com/xmp/extension/\0", 65_0
 _EXTENDED = re.compile(rb"HasExtendedXMP[^<>]*?(?:=\s*[\"']|>\s*)([0-9A-Fa-f]{32})")
 _CREDENTIALS = "its content credentials (C2PA) do not fit the retouch and are left out"
 _ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1"  # ISO 21496-1
-_GAIN_MAP = "its gain map is left out: the result is of standard range, not HDR"
 _MOST_SCANS = 500  # progressive files have about ten; every one goes over the whole picture
 _DAMAGE = ("Corrupt JPEG data", "Premature end")  # how libjpeg's warnings of lost pixels start
 _MOST_STRAY_BYTES = 64  # some cameras fill up a little; more of them are pixels that found no place
@@ -80,7 +80,7 @@ def _left_out(segments: list[tuple[str, bytes]]) -> tuple[str, ...]:
     """What segments claim that XMP need not speak of."""
     notes = [_CREDENTIALS] if any(name == "APP11" and b"jumb" in part[:64] for name, part in segments) else []
     if any(part.startswith(_ISO_GAIN_MAP) for _, part in segments):
-        notes.append(_GAIN_MAP)
+        notes.append(GAIN_MAP_LOST)
     return tuple(notes)
 
 

@@ -70,9 +70,10 @@ def save_photo(
 ) -> tuple[str, ...]:
     """Encode a photo with its profile, EXIF, IPTC and XMP; the file appears complete or not at all.
 
-    PNG and TIFF keep 16 bits, HEIC 10 of them; the others round to 8. All keep alpha but JPEG, which lays a
-    transparent photo on white. PNG and TIFF always hold exactly the photo's pixels; WebP and HEIC do at quality 100
-    (HEIC to 10 bits); JPEG and AVIF never do. A photo of one grey channel whose pixels are neutral stays one channel.
+    PNG and TIFF keep 16 bits, HEIC and AVIF 10 of them (AVIF 12 where the photo came from such a file); the others
+    round to 8. All keep alpha but JPEG, which lays a transparent photo on white. PNG and TIFF always hold exactly the
+    photo's pixels; WebP, HEIC and AVIF do at quality 100 (in their bits); JPEG never does. A photo of one grey channel
+    whose pixels are neutral stays one channel.
 
     Args:
         photo: what to write.
@@ -80,7 +81,7 @@ def save_photo(
         overwrite: replace an existing file. A link is replaced itself, what it points to stays.
         quality: 1 to 100, for JPEG, WebP, HEIC and AVIF; from 90 on, colour keeps its full resolution (not in WebP).
             None = as the photo's own file where it was of the same format (JPEG: quality and subsampling; WebP:
-            lossless; HEIC: subsampling and about the size), else 95.
+            lossless; HEIC: subsampling and about the size; AVIF: subsampling), else 95.
         source: a file that is not replaced even with `overwrite`, by whatever name or link: the photo's own.
         remove_gps: leave out where the photo was taken: EXIF's GPS directory, and the place in XMP and IPTC, in
             numbers and in words.

@@ -36,13 +36,17 @@ CHILDREN: _Children = {EXIF_TAG: {_INTEROPERABILITY_TAG: {}}, _GPS_TAG: {}}
 
 
 class Tag(NamedTuple):
-    """One tag: type, number of values, their bytes in the block's byte order, where these lie, and a directory."""
+    """One tag: type, number of values, their bytes in the block's byte order, where these lie, and a directory.
+
+    What `stays` is pointed to where it lies when a directory is written, instead of being written with it.
+    """
 
     kind: int
     values: int
     data: bytes
     at: int = 0
     children: dict[int, Tag] | None = None
+    stays: bool = False
 
 
 class _Directory(NamedTuple):
@@ -151,19 +155,24 @@ def directory_bytes(tags: dict[int, Tag], order: str, at: int) -> bytes:
     for code, tag in sorted(tags.items()):
         where = tail_at + len(tail)
         data = tag.data if tag.children is None else directory_bytes(tag.children, order, where)
-        if len(data) > 4 or tag.children is not None:
+        if tag.stays:
+            data = struct.pack(f"{order}I", tag.at)
+        elif len(data) > 4 or tag.children is not None:
             tail += data + bytes(len(data) % 2)
             data = struct.pack(f"{order}I", where)
         entries.append(struct.pack(f"{order}HHI4s", code, tag.kind, tag.values, data))
     return struct.pack(f"{order}H", len(tags)) + b"".join(entries) + bytes(4) + bytes(tail)
 
 
-def exif_block(tags: dict[int, Tag], order: str) -> bytes | None:
-    """An EXIF block of what a TIFF's main directory says of the photo."""
+def exif_block(tags: dict[int, Tag], order: str, staying: Tag | None = None) -> bytes | None:
+    """An EXIF block of what a TIFF's main directory says of the photo, behind a tag that `stays` where it is."""
     photo_tags = {code: tag for code, tag in tags.items() if code in PHOTO_TAGS}
     if not photo_tags:
         return None
-    return tiff_start(order, 8) + directory_bytes(photo_tags, order, 8)
+    first = bytes(staying.at - 8) + staying.data if staying else b""
+    first += bytes(len(first) % 2)
+    at = 8 + len(first)
+    return tiff_start(order, at) + first + directory_bytes(photo_tags, order, at)
 
 
 def tiff_start(order: str, first: int) -> bytes:

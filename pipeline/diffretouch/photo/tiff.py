@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from .core import Decoded, Refused, check_frames, check_size, divided_by_alpha, full_range, sane_dpi, with_alpha
+from .exif import exif_of_tiff
 from .iptc import records_in_photoshop
 from .photo import Photo, stored_samples
 from .tags import (
@@ -28,7 +29,6 @@ from .tags import (
     Tag,
     TagReader,
     directory_bytes,
-    exif_block,
     number,
     tiff_start,
 )
@@ -63,16 +63,17 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
     separate = stored.shape[0] > 1
     samples = np.ascontiguousarray(np.moveaxis(stored[:, 0, :, :, 0], 0, -1)) if separate else stored[0, 0]
     colour, alpha = _tiff_colour(samples, page, colormap)
+    exif, notes = exif_of_tiff(tags, structure.order)
     return Decoded(
         colour,
         {1: "GRAY", 3: "RGB ", 4: "CMYK"}[1 if colour.ndim == 2 else colour.shape[2]],
         alpha,
         icc_profile=tags[ICC_TAG].data if ICC_TAG in tags else None,
-        exif=exif_block(tags, structure.order),
+        exif=exif,
         xmp=tags[XMP_TAG].data if XMP_TAG in tags else None,
         dpi=_tiff_dpi(tags, structure.order),
         iptc=_tiff_iptc(tags),
-        notes=(_SELECTION,) if page.extrasamples and alpha is None else (),
+        notes=(*notes, *((_SELECTION,) if page.extrasamples and alpha is None else ())),
     )
 
 
@@ -175,19 +176,26 @@ def write_tiff(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
         bigtiff=False,
         metadata=None,
         software=False,
+        align=len(photo.exif or b"") // 2 * 2 + 16,
     )
     _add_tiff_tags(file, order, photo, profile)
     return []
 
 
 def _add_tiff_tags(file: BinaryIO, order: str, photo: Photo, profile: bytes | None) -> None:
-    """Write the main directory of a finished TIFF again behind its end, with the photo's metadata in it."""
+    """Write the main directory of a finished TIFF again behind its end, with the photo's metadata in it.
+
+    The EXIF block goes as it is to the file's beginning, so that the positions in it, also in its maker's note, stay
+    right; the file's first directory has become free, and room was left behind it.
+    """
     reader = TagReader(file)
     tags = dict(reader.directory(reader.first, {}).tags)
     if photo.exif:
         block = TagReader(io.BytesIO(photo.exif))
-        described = block.directory(block.first, CHILDREN).tags
-        tags |= {code: tag for code, tag in described.items() if code in PHOTO_TAGS}
+        readable = PHOTO_TAGS & block.directory(block.first, CHILDREN).tags.keys()
+        tags |= {code: tag for code, tag in block.directory(block.first, {}).tags.items() if code in readable}
+        file.seek(0)
+        file.write(photo.exif)
     if profile:
         tags[ICC_TAG] = Tag(UNDEFINED, len(profile), profile)
     if photo.iptc:
