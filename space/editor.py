@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -29,8 +29,9 @@ from visitors import Visitors
 from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, Match, match_look, open_photo, save_photo
 from diffretouch.attributes import attribute_scores, attribute_view
 from diffretouch.batch.delivery import first_line
+from diffretouch.batch.settings import Settings as BatchSettings
 from diffretouch.look.lut import grid_to_lut
-from diffretouch.photo import Photo, PhotoError, saved_suffix
+from diffretouch.photo import Photo, PhotoError, saved_suffix, was_retouched
 
 try:
     from spaces import GPU  # Hugging Face lends a GPU to functions marked so
@@ -47,6 +48,13 @@ _KEEP_MODELS = 2  # beside the default one
 
 class Refused(ValueError):
     """What was asked for is not possible; the message is one sentence for the visitor."""
+
+
+class Finished(NamedTuple):
+    """A file of full quality, and what was lost on the way to it, a sentence each."""
+
+    path: Path
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -284,14 +292,22 @@ class Editor:
         return after, _scores(look.apply(upload.view, strength))
 
     def finish(
-        self, path: str | Path, strength: float, remove_gps: bool, *, look: AffineGrid | None = None, **ask: Any
-    ) -> Path:
+        self,
+        path: str | Path,
+        strength: float,
+        remove_gps: bool,
+        *,
+        look: AffineGrid | None = None,
+        again: bool = True,
+        **ask: Any,
+    ) -> Finished:
         """The retouched photo as a file of full quality, called `NAME-retouched.EXT`.
 
         Args:
             path: the uploaded file.
             strength: of the retouch, in [0, 2].
             remove_gps: leave out where the photo was taken.
+            again: also where the photo says that it was retouched here before.
             look: what to apply; None = the photo's own retouch, for `ask`: `model`, `sliders` and `seed`.
 
         Raises:
@@ -299,24 +315,27 @@ class Editor:
         """
         path = Path(path)
         photo = self._decoded(path)
+        if not again and was_retouched(photo):
+            raise Refused(strings.RETOUCHED_ALREADY.format(name=path.name))
+        done = BatchSettings(**ask.get("sliders", {}), strength=strength, look="" if look is None else "a look").done
         if look is None:
             view = self.models.get(ask["model"]).photo_view(photo.model_view())
             (look,) = self.looks(ask["model"], view, ask["sliders"], [ask["seed"]])
         target = self.new_folder() / f"{path.stem}-retouched{saved_suffix(path)}"
         try:
-            save_photo(photo.retouch(look, strength), target, remove_gps=remove_gps)
+            notes = save_photo(photo.retouch(look, strength), target, remove_gps=remove_gps, done=done)
         except (MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise Refused(first_line(error).replace(str(target), target.name)) from error
-        return target
+        return Finished(target, tuple(dict.fromkeys((*photo.notes, *notes))))
 
     @contextmanager
-    def finished(self, *args: Any, **kwargs: Any) -> Iterator[Path]:
+    def finished(self, *args: Any, **kwargs: Any) -> Iterator[Finished]:
         """As `finish`, for a file that is not kept: a batch holds one result at a time."""
-        target = self.finish(*args, **kwargs)
+        result = self.finish(*args, **kwargs)
         try:
-            yield target
+            yield result
         finally:
-            shutil.rmtree(target.parent)
+            shutil.rmtree(result.path.parent)
 
     def new_folder(self) -> Path:
         """A folder for results."""

@@ -43,7 +43,7 @@ def endpoints(editor: Editor) -> None:
         """Retouch a photo as the sliders ask; returns the file, of the photo's size, depth and kind."""
         _check(photo=photo, remove_gps=remove_gps)
         sliders = by_slider((colorfulness, brightness, contrast, temperature))
-        return str(editor.finish(photo, strength, remove_gps, model=default, sliders=sliders, seed=seed))
+        return str(editor.finish(photo, strength, remove_gps, model=default, sliders=sliders, seed=seed).path)
 
     @told(editor)
     def look(
@@ -60,7 +60,7 @@ def endpoints(editor: Editor) -> None:
     def apply_look(photo: str, look: str, strength: float, remove_gps: bool) -> str:
         """Apply a look file to a photo; returns the retouched file."""
         _check(photo=photo, look=look, remove_gps=remove_gps)
-        return str(editor.finish(photo, strength, remove_gps, look=editor.read_look(look)))
+        return str(editor.finish(photo, strength, remove_gps, look=editor.read_look(look)).path)
 
     @told(editor)
     def measure(photo: str) -> dict[str, float]:

@@ -131,7 +131,9 @@ def _wire_download(
     @told(editor)
     def finish(now: Session, strength: float, remove_gps: bool) -> Any:
         upload, look = work_of(now)
-        path = editor.finish(upload.path, strength, remove_gps, look=look)
+        path, notes = editor.finish(upload.path, strength, remove_gps, look=look)
+        for note in notes:
+            gr.Warning(f"{upload.name}: {note}")
         label = strings.SAVE.format(name=path.name, size=_readable(path.stat().st_size))
         return gr.update(value=str(path), label=label, visible=True)
 

@@ -54,13 +54,20 @@ def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> gr.Radio
     files = gr.File(label=strings.BATCH_FILES, file_count="multiple", height=180, elem_id="batch-files")
     modes = [strings.BATCH_OWN, strings.BATCH_LOOK, strings.BATCH_STYLE]
     mode = gr.Radio(modes, value=strings.BATCH_OWN, label=strings.BATCH_MODE, elem_id="batch-mode")
+    again = gr.Checkbox(label=strings.BATCH_AGAIN, value=False)
     go = gr.Button(strings.BATCH_GO, variant="primary", elem_id="batch-go")
     archive = gr.File(label=strings.BATCH_ZIP, interactive=False, elem_id="batch-zip")
     report = gr.Dataframe(headers=strings.BATCH_COLUMNS, label=strings.BATCH_REPORT, interactive=False, wrap=True)
 
     @told(editor)
     def run(
-        now: Session, paths: list[str] | None, how: str, remove_gps: bool, *numbers: float, progress=_PROGRESS
+        now: Session,
+        paths: list[str] | None,
+        how: str,
+        again: bool,
+        remove_gps: bool,
+        *numbers: float,
+        progress=_PROGRESS,
     ) -> tuple[str, list[list[str]]]:
         allowed = editor.settings.max_batch_files
         if not paths:
@@ -73,7 +80,7 @@ def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> gr.Radio
             look = work_of(now)[1]
         elif how == strings.BATCH_STYLE:
             look = _style_of(now)
-        ask = {"model": now.model, "sliders": by_slider(values), "seed": seed}
+        ask = {"model": now.model, "sliders": by_slider(values), "seed": seed, "again": again}
         rows = []
         target = editor.new_folder() / "retouched.zip"
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as bundle:
@@ -82,11 +89,14 @@ def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> gr.Radio
             bundle.writestr("report.json", json.dumps(rows, indent=2, ensure_ascii=False))
         done = sum(row["error"] is None for row in rows)
         gr.Info(strings.BATCH_DONE.format(done=done, count=len(rows)))
-        return str(target), [[row["file"], row["error"] or row["result"], f"{row['seconds']:.2f}"] for row in rows]
+        return str(target), [
+            [row["file"], row["error"] or "; ".join((row["result"], *row["notes"])), f"{row['seconds']:.2f}"]
+            for row in rows
+        ]
 
     go.click(
         run,
-        [session, files, mode, controls.remove_gps, *controls.asked],
+        [session, files, mode, again, controls.remove_gps, *controls.asked],
         [archive, report],
         show_progress_on=archive,
         concurrency_id="batch",
@@ -107,13 +117,15 @@ def _batch_row(
 ) -> dict[str, Any]:
     """Retouch one photo into the archive; what it says in the report."""
     started, name, error = time.monotonic(), None, None
+    notes: tuple[str, ...] = ()
     try:
         with editor.finished(path, strength, remove_gps, look=look, **ask) as result:
-            name = _free_name(result.name, bundle.namelist())
-            bundle.write(result, name)
+            name, notes = _free_name(result.path.name, bundle.namelist()), result.notes
+            bundle.write(result.path, name)
     except Refused as refusal:
         error = str(refusal)
-    return {"file": Path(path).name, "result": name, "error": error, "seconds": round(time.monotonic() - started, 3)}
+    seconds = round(time.monotonic() - started, 3)
+    return {"file": Path(path).name, "result": name, "error": error, "notes": list(notes), "seconds": seconds}
 
 
 def _free_name(name: str, taken: list[str]) -> str:

@@ -564,3 +564,22 @@ def note_of_positions(order: str = "<") -> bytes:
         return exif(order, exif_more={37500: (7, b"Panasonic\0\0\0" + directory + NOTE)})
 
     return block(block(0).index(NOTE))
+
+
+def of_several_pictures(main: bytes, others: list[tuple[int, bytes]]) -> bytes:
+    """A JPEG with further pictures behind it, each of a kind, as its multi-picture segment says (CIPA DC-007)."""
+    length = len(segment(0xE2, b"MPF\0" + _pictures_index([(0, 0, 0)] * (1 + len(others)))))
+    at, entries = len(main) + length, [(0x030000, len(main) + length, 0)]
+    for kind, picture in others:
+        entries.append((kind, len(picture), at - 2 - 8))  # counted from behind the segment's mark
+        at += len(picture)
+    index = segment(0xE2, b"MPF\0" + _pictures_index(entries))
+    return main[:2] + index + main[2:] + b"".join(picture for _, picture in others)
+
+
+def _pictures_index(entries: list[tuple[int, int, int]]) -> bytes:
+    packed = b"".join(struct.pack("<IIIHH", *entry, 0, 0) for entry in entries)
+    return tiff_block([{0xB000: (7, b"0100"), 0xB001: (4, len(entries)), 0xB002: (7, packed)}])
+
+
+VIDEO = struct.pack(">I", 24) + b"ftypmp42" + bytes(12) + struct.pack(">I", 1008) + b"mdat" + bytes(1000)

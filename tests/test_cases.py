@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import sys
@@ -16,7 +17,7 @@ import pytest
 import simplejpeg
 
 from diffretouch.commands.cli import main
-from diffretouch.photo import PhotoError, open_photo
+from diffretouch.photo import Photo, PhotoError, open_photo, save_photo, was_retouched
 from diffretouch.photo.core import Refused
 from diffretouch.photo.isolation import DecoderPool
 
@@ -282,3 +283,43 @@ def test_28_pairs_are_found_by_the_suffixes_that_retouch_opens():
     before = [Path(f"P{number}{suffix}") for number, suffix in enumerate(sorted(OPENED_SUFFIXES))]
     pairs, unused = match_names(before, [path.with_suffix(".jpg") for path in before])
     assert len(pairs) == len(OPENED_SUFFIXES) and unused == []
+
+
+def test_30_a_batch_leaves_alone_what_was_retouched_already_unless_told(tmp_path, capsys, look):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("new.jpg", "old.jpg"):
+        written(folder / name, makers.jpeg(makers.scene(30, 32, 24)))
+    save_photo(open_photo(folder / "old.jpg"), folder / "old.jpg", overwrite=True, done="brightness 0.3")
+    asked = ["retouch", str(folder), "-o", str(out), "--look", look]
+    assert main(asked) == 0
+    assert "1 of 2 photos were left out, as DiffRetouch has retouched them already" in capsys.readouterr().err
+    assert [path.name for path in out.glob("*.jpg")] == ["new-retouched.jpg"]
+    told = {Path(line["source"]).name: line for line in map(json.loads, (out / "diffretouch.jsonl").open())}
+    assert "skipped" in told["old.jpg"] and told["old.jpg"]["error"] is None and "skipped" not in told["new.jpg"]
+    assert main([*asked, "--again"]) == 0, "the report of the run before must not stand in the way"
+    said = capsys.readouterr().err
+    assert "old.jpg: it was retouched by DiffRetouch before" in said and "1 of 2 photos were done already" in said
+    assert sorted(path.name for path in out.glob("*.jpg")) == ["new-retouched.jpg", "old-retouched.jpg"]
+
+
+def test_30_a_single_photo_that_was_retouched_already_is_retouched_with_a_word(tmp_path, capsys, look):
+    path = tmp_path / "a.png"
+    save_photo(Photo(np.asarray(makers.scene(30, 32, 24))), path, done="brightness 0.3")
+    assert main(["retouch", str(path), "-o", str(tmp_path / "b.png"), "--look", look]) == 0
+    assert capsys.readouterr().err.count("a.png: it was retouched by DiffRetouch before") == 1
+    assert (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("elements", "attributes", "expected"),
+    [
+        ("", 'xmp:CreatorTool="DiffRetouch"', True),
+        ("<xmp:CreatorTool>DiffRetouch</xmp:CreatorTool>", "", True),
+        ("<dc:title>DiffRetouch</dc:title>", 'xmp:CreatorTool="Invented Editor"', False),
+        ("<dc:title>DiffRetouch", "", False),  # no XML
+    ],
+)
+def test_30_what_counts_as_retouched_is_what_the_history_says(elements, attributes, expected):
+    photo = Photo(np.zeros((2, 2, 3), np.uint8), xmp=makers.xmp(elements, attributes))
+    assert was_retouched(photo) == expected

@@ -45,6 +45,7 @@ GPS_TAG, ARTIST_TAG = 0x8825, 0x013B
 
 sys.path.insert(0, str(SPACE))  # the Space's modules lie beside each other, as on the Hub
 
+import tabs  # noqa: E402
 from editor import Editor, Refused, Workroom  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
 from styles import find_style  # noqa: E402
@@ -771,6 +772,23 @@ def test_a_reference_that_is_none_is_refused_in_a_sentence(tmp_path):
     Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
     with pytest.raises(Refused, match="`reference` has to be a photo, got a picture of which 100% is one colour"):
         editor.match(editor.models.default, opened, tmp_path / "white.png")
+
+
+def test_a_retouch_says_so_and_a_batch_leaves_it_alone(tmp_path):
+    editor = Editor(Settings(), tmp_path)
+    rows = []
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as bundle:
+        for again in (False, False, True):
+            ask = {"model": editor.models.default, "sliders": {"brightness": 0.25}, "seed": 0, "again": again}
+            path = tmp_path / "cinema.jpg" if not rows else tmp_path / "once.jpg"
+            if not rows:
+                shutil.copy(EXAMPLES / "cinema.jpg", path)
+            rows.append(tabs._batch_row(editor, bundle, str(path), 1.0, False, None, ask))
+            if len(rows) == 1:
+                (tmp_path / "once.jpg").write_bytes(bundle.read("cinema-retouched.jpg"))
+    assert b"brightness 0.25" in open_photo(tmp_path / "once.jpg").xmp
+    left_out = "once.jpg is left out: DiffRetouch has retouched it already."
+    assert [row["error"] for row in rows] == [None, left_out, None]
 
 
 def test_a_pushed_space_is_complete_and_starts_from_what_the_hub_has(tmp_path):

@@ -29,7 +29,8 @@ class Report:
 
     A line holds `source`, `source_stamp` (size and time of change), `outputs` (their sizes by path), `seconds` (by
     stage), `settings` and `error` (null when done); a LUT adds `lut_delta_e`, and `notes` are sentences on what a
-    photo lost or lacks. A photo that was tried again has a line per try, of which the last counts.
+    photo lost or lacks; one that was left out, having been retouched before, says so as `skipped`. A photo that was
+    tried again has a line per try, of which the last counts.
 
     Args:
         path: the file; read now, written from `open` on.

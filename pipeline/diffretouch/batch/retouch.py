@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..photo import Photo
 
 COMPARE_SIZE = (1280, 720)  # most pixels of each picture; a side-by-side picture is for looking at, not for keeping
+RETOUCHED_ALREADY = "DiffRetouch has retouched it already"
 _HALDCLUT_SIZE = 64  # level 8, the one that every program reads
 
 
@@ -176,12 +177,18 @@ def retouch_photo(
 
 
 def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[], None], record: Record) -> None:
+    from ..photo import was_retouched
     from .sheets import reduced, sheet
 
     settings = retoucher.settings
     with _seconds(record, "decode"):
         photo = _open(job.source, settings.allow_damaged)
     notes = list(photo.notes)
+    if was_retouched(photo):
+        if not settings.again:
+            record["skipped"] = RETOUCHED_ALREADY
+            return
+        notes.append("it was retouched by DiffRetouch before, and this retouch comes on top of that")
     check()
     with _seconds(record, "model"):
         grids = _grids(retoucher, photo, 1 + len(job.variants), check, record, notes)

@@ -33,6 +33,7 @@ class Settings:
         allow_damaged: retouch what there is of photos that are damaged.
         quality: of what is written, see `save_photo`.
         record: write down in the metadata what was done.
+        again: also retouch photos whose metadata says that they were retouched before; else a batch leaves them out.
     """
 
     colorfulness: float = 0.0
@@ -53,6 +54,7 @@ class Settings:
     allow_damaged: bool = False
     quality: int | None = None
     record: bool = True
+    again: bool = False
 
     @property
     def sliders(self) -> dict[str, float]:
@@ -75,7 +77,9 @@ class Settings:
         """These settings as JSON, with a fingerprint of the files they name: equal means an equal retouch."""
         files = [self.look or self.model or BUNDLED_MODEL, *self.lora, *([self.match] if self.match else [])]
         fingerprints = [_fingerprint(Path(name)) for name in files]
-        return {**dataclasses.asdict(self), "lora": list(self.lora), "fingerprints": fingerprints}
+        values = {**dataclasses.asdict(self), "lora": list(self.lora), "fingerprints": fingerprints}
+        del values["again"]  # it decides which photos are retouched, not how
+        return values
 
 
 def _fingerprint(path: Path) -> str | None:

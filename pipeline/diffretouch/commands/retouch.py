@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,9 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
 
 def add_batch(parser: argparse.ArgumentParser) -> None:
     batch = parser.add_argument_group("batches")
+    batch.add_argument(
+        "--again", action="store_true", help="also retouch photos that say that DiffRetouch has retouched them already"
+    )
     batch.add_argument("--recursive", action="store_true", help="look into the folders of folders, and repeat them")
     batch.add_argument(
         "--prefer",
@@ -128,6 +131,7 @@ def run_retouch(options: argparse.Namespace) -> int:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
         print(f"diffretouch: left out, as they cannot be opened: {kinds}", file=sys.stderr)
     todo = report.unfinished(jobs, described) if report else jobs
+    settings = replace(settings, again=settings.again or len(jobs) == 1)
     if len(todo) < len(jobs):
         print(f"diffretouch: {len(jobs) - len(todo)} of {len(jobs)} photos were done already", file=sys.stderr)
     run = {"overwrite": options.overwrite, "report": report, "workers": options.workers, "engine": _engine(options)}
@@ -173,10 +177,12 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
     from tqdm.auto import tqdm
 
     failures = []
+    skipped = 0
     with tqdm(total=todo, unit="photo", disable=todo <= 1, leave=False) as bar:
         for record in records:
             if record["error"]:
                 failures.append(record)
+            skipped += "skipped" in record
             for output in record["outputs"]:
                 tqdm.write(output)
             for note in record.get("notes", ()):
@@ -186,6 +192,9 @@ def _follow(records: Iterator[dict[str, Any]], jobs: Sequence[Job | Refusal], to
                 tqdm.write(f"diffretouch: {record['source']}: {text}", file=sys.stderr)
             bar.update()
         bar.leave = True  # before the first photo, only what is wrong with the model or the example is worth a line
+    if skipped:
+        text = "were left out, as DiffRetouch has retouched them already (--again retouches them once more)"
+        print(f"diffretouch: {skipped} of {len(jobs)} photos {text}", file=sys.stderr)
     order = {str(job.source): number for number, job in enumerate(jobs)}
     failures.sort(key=lambda record: order[record["source"]])
     if failures and len(jobs) == 1:

@@ -30,7 +30,7 @@ What changes between a file and its `Photo`, everything else being kept bit for 
 from .core import MAX_PIXELS, PhotoError
 from .opening import open_photo
 from .photo import Photo
-from .saving import SAVED_SUFFIXES, save_photo, saved_suffix
+from .saving import SAVED_SUFFIXES, save_photo, saved_suffix, was_retouched
 from .suffixes import OPENED_SUFFIXES, RAW_SUFFIXES, RENDERED_SUFFIXES, SKIPPED_SUFFIXES
 
 __all__ = [
@@ -45,4 +45,5 @@ __all__ = [
     "open_photo",
     "save_photo",
     "saved_suffix",
+    "was_retouched",
 ]

@@ -12,9 +12,9 @@ from PIL.AvifImagePlugin import AvifImageFile
 
 from .boxes import brands, property_of_picture, with_metadata
 from .colour import profile_of_code_points
+from .companions import GAIN_MAP_LOST
 from .core import (
     DEFAULT_QUALITY,
-    GAIN_MAP_LOST,
     Decoded,
     Encoding,
     Refused,

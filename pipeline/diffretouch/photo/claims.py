@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .core import GAIN_MAP_LOST, one_line
+from .companions import CREDENTIALS_LOST, DEPTH_LOST, GAIN_MAP_LOST, VIDEO_LOST
+from .core import one_line
 from .iptc import TWINS, texts
 from .xmp import Node, Packet, name_of, text_of
 
-_VIDEO = "the video of this motion photo is left out"
-_DEPTH = "its depth map is left out"
-_CREDENTIALS = "its content credentials (C2PA) do not fit the retouch and are left out"
-
 _THUMBNAILS = ("xmp:Thumbnails",)
 _VIDEO_CLAIMS = ("MotionPhoto", "MicroVideo")  # how the names in GCamera start
-_ITEM_SEMANTICS = {"GainMap": GAIN_MAP_LOST, "MotionPhoto": _VIDEO, "Depth": _DEPTH}
+_ITEM_SEMANTICS = {"GainMap": GAIN_MAP_LOST, "MotionPhoto": VIDEO_LOST, "Depth": DEPTH_LOST}
 _GAIN_MAP_SPACES = ("hdrgm:*", "HDRGainMap:*", "apdi:*")
 _DEPTH_SPACES = ("GDepth:*", "GImage:*")
+_DYNAMIC_DEPTH = "http://ns.google.com/photos/dd/1.0/"  # of several name spaces, one per kind of structure
 _DEVELOPED = ("crs:*", "darktable:*")
 
 _PLACES = frozenset(
@@ -68,13 +66,15 @@ def _without_claims(packet: Packet) -> list[str]:
     notes = [note for semantic, note in _ITEM_SEMANTICS.items() if _has_item(packet, semantic)]
     packet.drop_names("Container:Directory")
     if packet.drop(lambda node: name_of(node).startswith(tuple(f"GCamera:{name}" for name in _VIDEO_CLAIMS))):
-        notes.append(_VIDEO)
+        notes.append(VIDEO_LOST)
     if packet.drop_names(*_GAIN_MAP_SPACES):
         notes.append(GAIN_MAP_LOST)
-    if packet.drop_names(*_DEPTH_SPACES):
-        notes.append(_DEPTH)
+    if packet.drop_names(*_DEPTH_SPACES) + packet.drop(
+        lambda node: (node.namespaceURI or "").startswith(_DYNAMIC_DEPTH)
+    ):
+        notes.append(DEPTH_LOST)
     if packet.drop_names("dcterms:provenance"):
-        notes.append(_CREDENTIALS)
+        notes.append(CREDENTIALS_LOST)
     return list(dict.fromkeys(notes))
 
 
@@ -173,6 +173,17 @@ def xmp_without_places(data: bytes | None) -> bytes | None:
 def _names_a_place(node: Node) -> bool:
     local = (node.localName or "").lower()
     return local.startswith("gps") or name_of(node) in _PLACES or node.namespaceURI in _PLACE_SPACES
+
+
+def names_editor(data: bytes | None, program: str) -> bool:
+    """Whether a packet says, as `saved_xmp` writes it, that this program made or edited the photo."""
+    if data is None or program.encode() not in data:
+        return False
+    try:
+        told = Packet(data).find("xmp:CreatorTool", "stEvt:softwareAgent")
+    except ValueError:
+        return False
+    return any(text_of(node) == program for node, _ in told)
 
 
 def saved_xmp(data: bytes | None, suffix: str, done: str | None, program: str, records: bytes | None) -> bytes | None:

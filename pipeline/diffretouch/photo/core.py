@@ -24,9 +24,6 @@ BAND_ROWS = 256
 """Rows worked on at once, so that wider intermediate types stay small."""
 
 
-GAIN_MAP_LOST = "its gain map is left out: the result is of standard range, not HDR"
-
-
 class PhotoError(ValueError):
     """A photo file that cannot be opened or saved: one sentence that names the file and the reason."""
 

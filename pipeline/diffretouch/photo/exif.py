@@ -56,7 +56,7 @@ def without_previews(block: bytes | None) -> bytes | None:
     changed: bytearray | None = None
     at = 0
     while found := _JPEG_START.search(block, at):
-        end = _end_of_jpeg(block, found.start())
+        end = end_of_jpeg(block, found.start())
         at = max(end, found.end())
         length = end - found.start()
         if length < _SMALLEST_PREVIEW:
@@ -70,7 +70,7 @@ def without_previews(block: bytes | None) -> bytes | None:
     return block if changed is None else bytes(changed)
 
 
-def _end_of_jpeg(block: bytes, start: int) -> int:
+def end_of_jpeg(block: bytes, start: int) -> int:
     """Where the JPEG that starts at `start` ends, its own previews skipped; the block's end if it never does."""
     at = start + 2
     while at + 4 <= len(block) and block[at] == 0xFF and block[at + 1] != 0xDA:

@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .colour import profile_of_code_points
+from .companions import left_of_heic
 from .core import (
     DEFAULT_QUALITY,
-    GAIN_MAP_LOST,
     Decoded,
     Encoding,
     Refused,
@@ -55,20 +55,9 @@ def read_heic(file: BinaryIO, max_pixels: int) -> Decoded:
         exif=without_exif_mark(info.get("exif")),
         xmp=info.get("xmp"),
         turned=True,
-        notes=_left_out(info),
+        notes=left_of_heic(data, info, len(opened)),
         encoding=Encoding(None, _subsampling(info), bits, False, length / (width * height)),
     )
-
-
-def _left_out(info: dict[str, Any]) -> tuple[str, ...]:
-    """What belongs to the picture and cannot be written again."""
-    kinds = " ".join(map(str, info.get("aux") or {}))
-    notes = [GAIN_MAP_LOST] if "hdrgainmap" in kinds else []
-    if info.get("depth_images") or "depth" in kinds:
-        notes.append("its depth map is left out")
-    if "matte" in kinds:
-        notes.append("its portrait mattes are left out")
-    return tuple(notes)
 
 
 def _subsampling(info: dict[str, Any]) -> str | None:

@@ -16,9 +16,9 @@ import numpy as np
 import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
+from .companions import left_of_jpeg
 from .core import (
     DEFAULT_QUALITY,
-    GAIN_MAP_LOST,
     MAX_METADATA,
     Decoded,
     Encoding,
@@ -37,8 +37,6 @@ from .xmp import Packet
 _EXIF_MARK, _XMP_MARK, _ICC_MARK = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _EXTENSION_MARK, _EXTENSION_PART = b"http://ns.adobe.com/xmp/extension/\0", 65_000
 _EXTENDED = re.compile(rb"HasExtendedXMP[^<>]*?(?:=\s*[\"']|>\s*)([0-9A-Fa-f]{32})")
-_CREDENTIALS = "its content credentials (C2PA) do not fit the retouch and are left out"
-_ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1"  # ISO 21496-1
 _MOST_SCANS = 500  # progressive files have about ten; every one goes over the whole picture
 _DAMAGE = ("Corrupt JPEG data", "Premature end")  # how libjpeg's warnings of lost pixels start
 _MOST_STRAY_BYTES = 64  # some cameras fill up a little; more of them are pixels that found no place
@@ -70,18 +68,10 @@ def read_jpeg(file: BinaryIO, max_pixels: int) -> Decoded:
         xmp=_with_extension(info.get("xmp"), [part for _, part in segments if part.startswith(_EXTENSION_MARK)]),
         dpi=sane_dpi(*map(float, info["dpi"])) if "dpi" in info else None,
         damage=damage,
-        notes=_left_out(segments),
+        notes=left_of_jpeg(data, segments),
         iptc=records_in_photoshop(photoshop),
         encoding=_encoding(picture, len(data)),
     )
-
-
-def _left_out(segments: list[tuple[str, bytes]]) -> tuple[str, ...]:
-    """What segments claim that XMP need not speak of."""
-    notes = [_CREDENTIALS] if any(name == "APP11" and b"jumb" in part[:64] for name, part in segments) else []
-    if any(part.startswith(_ISO_GAIN_MAP) for _, part in segments):
-        notes.append(GAIN_MAP_LOST)
-    return tuple(notes)
 
 
 def _with_extension(packet: bytes | None, parts: list[bytes]) -> bytes | None:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from ..files import move_to_new_name
 from .avif import write_avif
-from .claims import saved_xmp, xmp_without_places
+from .claims import names_editor, saved_xmp, xmp_without_places
 from .core import PhotoError, Refused, one_line
 from .exif import made_true
 from .heic import write_heic
@@ -45,6 +45,11 @@ PROGRAM = "DiffRetouch"
 
 SAVED_SUFFIXES = tuple(_WRITERS)
 """File name extensions, in lower case, that `save_photo` writes."""
+
+
+def was_retouched(photo: Photo) -> bool:
+    """Whether the photo's metadata says that it was retouched by this package before, see `save_photo`'s `done`."""
+    return names_editor(photo.xmp, PROGRAM)
 
 
 def saved_suffix(source: str | os.PathLike[str]) -> str:

@@ -114,8 +114,20 @@ class Packet:
         gone = [(node, owner) for node, owner in self.nodes() if wanted(node)]
         for node, owner in gone:
             _remove(node, owner)
-        self.changed = self.changed or bool(gone)
+        if gone:
+            self.changed = True
+            self._undeclare()
         return len(gone)
+
+    def _undeclare(self) -> None:
+        """Take out the prefixes that nothing uses any more: programs look for them instead of properties."""
+        root = self._document.documentElement
+        elements = [root, *root.getElementsByTagName("*")]
+        attributes = [(element, one) for element in elements for one in list((element.attributes or {}).values())]
+        used = {node.namespaceURI for node in (*elements, *(one for _, one in attributes)) if node.prefix != "xmlns"}
+        for element, one in attributes:
+            if one.prefix == "xmlns" and one.value not in used:
+                element.removeAttribute(one.name)
 
     def drop_names(self, *names: str) -> int:
         """Take out the nodes of these names, see `find`."""
