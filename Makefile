@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Spinning OpenMP barriers make small machines up to 50 times slower.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: retouch space train-demo test lint docs bounds foreign mutation bench bundle-code
+.PHONY: retouch space train-demo test lint docs bounds foreign mutation bench fuzz bundle-code
 
 retouch: $(VENV)  ## retouch PHOTO into the folder OUT, with four expert variants and a side-by-side picture
 	$(BIN)/diffretouch retouch "$(PHOTO)" -o "$(OUT)" --variants 4 --compare --overwrite
@@ -48,6 +48,10 @@ bench: $(VENV)  ## time and memory of a retouch file to file, of the apply alone
 	$(BIN)/python benchmarks/retouch.py examples/photo.jpg --megapixels 12 24 100 -o benchmarks/results/retouch.json
 	$(BIN)/python benchmarks/apply.py examples/photo.jpg -o benchmarks/results/apply.json
 	$(BIN)/python benchmarks/batch.py examples/photo.jpg -o benchmarks/results/batch.json
+
+fuzz: $(VENV)  ## nightly: 10,000 damaged photo files, of which nothing but photos and the package's own errors may come
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/fuzz.py --inputs 10000 -o benchmarks/results/fuzz.json
 
 bundle-code:  ## after a change in model/: its copies in the bundled model
 	cp pipeline/diffretouch/model/*_diffretouch.py pipeline/diffretouch/bundled/

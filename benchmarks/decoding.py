@@ -39,7 +39,7 @@ def main() -> None:
         for kind, suffix in (*KINDS.items(), ("RAW", ".dng")):
             path = Path(folder, f"photo{suffix}")
             if kind == "RAW":
-                path.write_bytes(_dng(pixels))
+                path.write_bytes(dng(pixels))
             else:
                 save_photo(Photo(pixels), path)
             here, there = _seconds(path, kind, pool, options.repeats)
@@ -72,7 +72,7 @@ def _picture(height: int, width: int) -> np.ndarray:
     return np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def _dng(pixels: np.ndarray) -> bytes:
+def dng(pixels: np.ndarray) -> bytes:
     """A plain mosaic of 16 bits with the fewest tags that make it one (DNG 1.4)."""
     mosaic = pixels[..., 1].astype("<u2") * 16
     height, width = mosaic.shape

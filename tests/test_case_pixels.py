@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from diffretouch.photo import Photo, PhotoError, open_photo, save_photo
+from diffretouch.photo import Photo, PhotoError, open_photo, save_photo, saving
 from diffretouch.photo.xmp import Packet
 
 pytest.importorskip("pillow_heif")
@@ -183,3 +183,45 @@ def test_32_lossless_webp_stays_lossless(tmp_path):
     Image.fromarray(pixels).save(data, "WEBP", lossless=True)
     save_photo(open_photo(written(tmp_path / "a.webp", data.getvalue())), tmp_path / "b.webp")
     np.testing.assert_array_equal(open_photo(tmp_path / "b.webp").pixels, pixels)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".heic", ".avif"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1)])
+def test_pictures_one_pixel_wide_or_high_are_saved_turned_or_not(tmp_path, suffix, shape):
+    stored = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    for image in (Image.fromarray(stored), Image.fromarray(stored).convert("RGB")):
+        for orientation in (1, 6):
+            path = written(tmp_path / "a.jpg", makers.jpeg(image, exif=makers.exif(orientation=orientation)))
+            photo = open_photo(path)
+            try:
+                save_photo(photo, tmp_path / f"b{suffix}", overwrite=True)
+            except PhotoError as error:
+                assert suffix == ".heic" and "encoder does not take" in str(error)
+                continue
+            assert open_photo(tmp_path / f"b{suffix}").pixels.shape == photo.pixels.shape
+
+
+def test_an_encoder_that_fails_is_one_sentence_without_its_words(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("invalid strides")
+
+    monkeypatch.setitem(saving._WRITERS, ".png", broken)
+    with pytest.raises(PhotoError, match=r"a\.png: the encoder of \.png does not take its 2 x 3 pixels"):
+        save_photo(Photo(np.zeros((3, 2, 3), np.uint8)), tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("junk", [b"\0\0\0\0\0", makers.segment(0xE2, b"ICC_PROFILE\0\1\2profile")])
+def test_a_jpeg_whose_header_libjpeg_doubts_opens(tmp_path, junk):
+    sound = makers.jpeg(makers.scene(6, 40, 30), exif=makers.exif())
+    at = sound.index(b"\xff\xdb")
+    photo = open_photo(written(tmp_path / "a.jpg", sound[:at] + junk + sound[at:]))
+    np.testing.assert_array_equal(photo.pixels, open_photo(written(tmp_path / "b.jpg", sound)).pixels)
+    assert photo.notes == ()
+
+
+def test_map_coordinates_of_a_tiff_are_said_to_go_and_its_name_stays(tmp_path):
+    tags = [(33550, "d", 3, (1.0, 1.0, 0.0), True), (269, "s", 0, "Sheet 7", True)]
+    tifffile.imwrite(tmp_path / "a.tif", np.asarray(makers.scene(1, 40, 30)), extratags=tags, metadata=None)
+    photo = open_photo(tmp_path / "a.tif")
+    assert ["GeoTIFF" in note for note in photo.notes] == [True] and b"Sheet 7" in photo.exif

@@ -107,5 +107,5 @@ def write_avif(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
         matrix=0 if quality == 100 and samples.ndim == 3 else None,  # the colours as they are, for exactness
         numthreads=os.cpu_count(),
     )
-    file.write(with_metadata(encoded, profile, photo.exif, photo.xmp))
+    file.write(with_metadata(bytes(encoded), profile, photo.exif, photo.xmp))
     return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -22,6 +23,11 @@ MAX_METADATA = 1 << 26
 
 BAND_ROWS = 256
 """Rows worked on at once, so that wider intermediate types stay small."""
+
+
+# What libraries log about a bad file comes as a PhotoError; without a handler it would be printed as well.
+for _library in ("imagecodecs", "tifffile"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
 
 
 class PhotoError(ValueError):
@@ -121,6 +127,11 @@ def split_alpha(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return samples, None
     colour = samples[..., 0] if samples.shape[2] == 2 else samples[..., :3]
     return np.ascontiguousarray(colour), np.ascontiguousarray(samples[..., -1])
+
+
+def contiguous(samples: np.ndarray) -> np.ndarray:
+    """The samples as C has them: encoders check the strides, of sides of 1 pixel too, where NumPy does not care."""
+    return samples.copy() if 1 in samples.shape else np.ascontiguousarray(samples)
 
 
 def with_alpha(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:

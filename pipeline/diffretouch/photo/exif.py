@@ -18,6 +18,7 @@ from .tags import (
     directory_bytes,
     exif_block,
     number,
+    resolution,
     tiff_start,
 )
 
@@ -104,6 +105,17 @@ def shortened(block: bytes, most: int) -> tuple[bytes | None, str | None]:
             return None, f"{said} and is left out"
         _, in_main, code = large.pop(0)
         (main if in_main else inside).pop(code, None)
+
+
+def exif_resolution(block: bytes | None) -> tuple[float, float] | None:
+    """Pixels per inch, if the block tells them."""
+    if not block:
+        return None
+    try:
+        reader = TagReader(io.BytesIO(block))
+        return resolution(reader.directory(reader.first, {}).tags, reader.order)
+    except ValueError:
+        return None
 
 
 def made_true(block: bytes | None, software: str | None, is_srgb: bool) -> bytes | None:

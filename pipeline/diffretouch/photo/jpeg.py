@@ -29,7 +29,7 @@ from .core import (
     sane_dpi,
     without_exif_mark,
 )
-from .exif import shortened
+from .exif import exif_resolution, shortened
 from .iptc import PHOTOSHOP_MARK, photoshop_block, records_in_photoshop
 from .photo import Photo, check_sides, own_encoding, stored_samples
 from .xmp import Packet
@@ -39,14 +39,22 @@ _EXTENSION_MARK, _EXTENSION_PART = b"http://ns.adobe.com/xmp/extension/\0", 65_0
 _EXTENDED = re.compile(rb"HasExtendedXMP[^<>]*?(?:=\s*[\"']|>\s*)([0-9A-Fa-f]{32})")
 _MOST_SCANS = 500  # progressive files have about ten; every one goes over the whole picture
 _DAMAGE = ("Corrupt JPEG data", "Premature end")  # how libjpeg's warnings of lost pixels start
+_HARMLESS = "bad ICC marker"
 _MOST_STRAY_BYTES = 64  # some cameras fill up a little; more of them are pixels that found no place
 _LONGEST_SEGMENT = 65_533  # its length takes two bytes and counts them
+
+
+class _Header(JpegImageFile):
+    """Without the resolution in EXIF, which Pillow reads with warnings on the terminal where it is damaged."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
 
 
 def read_jpeg(file: BinaryIO, max_pixels: int) -> Decoded:
     """The first picture of a JPEG file."""
     # The plugin's own class: `Image.open` would apply its own size limits and give multi-picture files other classes.
-    picture = JpegImageFile(file)
+    picture = _Header(file)
     check_size(picture.width, picture.height, max_pixels)
     info = picture.info
     space = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}[picture.mode]
@@ -59,14 +67,15 @@ def read_jpeg(file: BinaryIO, max_pixels: int) -> Decoded:
         file.seek(0)
         samples = np.asarray(JpegImageFile(file))  # turned the right way up, which Adobe's inks are not
     segments = [(name, content) for name, content in picture.applist if isinstance(content, bytes)]
+    exif = without_exif_mark(info.get("exif"))
     photoshop = b"".join(part.removeprefix(PHOTOSHOP_MARK) for _, part in segments if part.startswith(PHOTOSHOP_MARK))
     return Decoded(
         samples,
         space,
         icc_profile=info.get("icc_profile"),
-        exif=without_exif_mark(info.get("exif")),
+        exif=exif,
         xmp=_with_extension(info.get("xmp"), [part for _, part in segments if part.startswith(_EXTENSION_MARK)]),
-        dpi=sane_dpi(*map(float, info["dpi"])) if "dpi" in info else None,
+        dpi=sane_dpi(*map(float, info["dpi"])) if "dpi" in info else exif_resolution(exif),
         damage=damage,
         notes=left_of_jpeg(data, segments),
         iptc=records_in_photoshop(photoshop),
@@ -154,9 +163,13 @@ def _samples(data: bytes, space: str) -> tuple[np.ndarray, str | None]:
         return decoded(strict=True), None
     except ValueError as error:
         warning = str(error)
-    samples = decoded(strict=False)
+    try:
+        samples = decoded(strict=False)
+    except ValueError:  # it goes past doubtful pixels, but not past a doubtful header
+        samples = imagecodecs.jpeg8_decode(data)
     stray = re.search(r"(\d+) extraneous bytes before marker", warning)
-    if stray and int(stray[1]) <= _MOST_STRAY_BYTES or not warning.startswith(_DAMAGE):
+    harmless = _HARMLESS in warning or (stray and int(stray[1]) <= _MOST_STRAY_BYTES)
+    if harmless or not warning.startswith(_DAMAGE):
         return samples, None
     return samples, "a part of its picture is missing or wrong"
 

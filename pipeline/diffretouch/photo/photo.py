@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import gamut
-from .core import Encoding, Refused, is_neutral
+from .core import Encoding, Refused, contiguous, is_neutral
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +125,8 @@ def stored_samples(photo: Photo) -> tuple[np.ndarray, bytes | None]:
     """
     pixels = photo.pixels
     if photo.grey and photo.alpha is None and is_neutral(pixels):
-        return np.ascontiguousarray(pixels[..., 0]), photo.grey_profile
-    return np.ascontiguousarray(pixels), photo.icc_profile
+        return contiguous(pixels[..., 0]), photo.grey_profile
+    return contiguous(pixels), photo.icc_profile
 
 
 def check_sides(photo: Photo, longest: int, kind: str) -> None:

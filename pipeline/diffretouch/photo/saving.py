@@ -122,7 +122,7 @@ def save_photo(
             raise Refused("it is the photo's own source")
         photo, more = _with_true_metadata(photo, extension, remove_gps, done)
         notes += more
-        _write_atomically(name, overwrite, lambda file: notes.extend(_WRITERS[extension](photo, file, quality)))
+        _write_atomically(name, overwrite, lambda file: notes.extend(_encoded(photo, file, extension, quality)))
     except FileExistsError:
         raise PhotoError(f"cannot save {name}: it exists already") from None
     except FileNotFoundError as error:
@@ -132,6 +132,16 @@ def save_photo(
     except Refused as refusal:
         raise PhotoError(f"cannot save {name}: {refusal}") from None
     return tuple(notes)
+
+
+def _encoded(photo: Photo, file: BinaryIO, extension: str, quality: int | None) -> list[str]:
+    try:
+        return _WRITERS[extension](photo, file, quality)
+    except (MemoryError, OSError, Refused):
+        raise
+    except Exception as error:  # each encoder has its own families of exceptions, and words for them
+        height, width = photo.pixels.shape[:2]
+        raise Refused(f"the encoder of {extension} does not take its {width} x {height} pixels") from error
 
 
 _IPTC_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff"))

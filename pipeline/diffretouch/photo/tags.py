@@ -7,7 +7,7 @@ import os
 import struct
 from typing import Any, BinaryIO, NamedTuple
 
-from .core import MAX_METADATA
+from .core import MAX_METADATA, sane_dpi
 
 XMP_TAG, ICC_TAG = 700, 34675
 _WIDTH_TAG, _HEIGHT_TAG, ORIENTATION_TAG = 256, 257, 274
@@ -17,10 +17,11 @@ _EXIF_WIDTH_TAG, _EXIF_HEIGHT_TAG = 40962, 40963
 _THUMBNAIL_TAG, _THUMBNAIL_LENGTH_TAG = 513, 514
 _INTEROPERABILITY_INDEX_TAG = 1
 
-# The tags of a TIFF's main directory that speak of the photo, not of how this file stores it: description, make,
-# model, orientation, software, date, artist, computer, ratings, copyright, the five of Windows, and EXIF and GPS.
+# The tags of a TIFF's main directory that speak of the photo, not of how this file stores it: names, description,
+# make, model, number of the camera, orientation, software, date, artist, computer, ratings, copyright, the five of
+# Windows, and EXIF and GPS.
 PHOTO_TAGS = frozenset(
-    (270, 271, 272, ORIENTATION_TAG, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
+    (269, 270, 271, 272, 285, ORIENTATION_TAG, 305, 306, 315, 316, 18246, 18249, 33432, 50735, *range(40091, 40096))
 ) | {EXIF_TAG, _GPS_TAG}
 
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -146,6 +147,17 @@ def numbers(tag: Tag | None, order: str) -> list[int]:
 def number(tag: Tag | None, order: str) -> int | None:
     """The first of these values; None if there is none."""
     return next(iter(numbers(tag, order)), None)
+
+
+def resolution(tags: dict[int, Tag], order: str) -> tuple[float, float] | None:
+    """Pixels per inch, across and down, as a main directory tells them."""
+    per_inch = {2: 1.0, 3: 2.54}.get(number(tags.get(RESOLUTION_UNIT_TAG), order) or 2)
+    resolutions = [tags.get(code) for code in (X_RESOLUTION_TAG, Y_RESOLUTION_TAG)]
+    values = [struct.unpack(f"{order}II", tag.data) for tag in resolutions if tag and len(tag.data) == 8]
+    if per_inch is None or len(values) != 2 or not all(below for _, below in values):
+        return None
+    (x_above, x_below), (y_above, y_below) = values
+    return sane_dpi(per_inch * x_above / x_below, per_inch * y_above / y_below)
 
 
 def directory_bytes(tags: dict[int, Tag], order: str, at: int) -> bytes:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import struct
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from .core import Decoded, Refused, check_frames, check_size, divided_by_alpha, full_range, sane_dpi, with_alpha
+from .core import Decoded, Refused, check_frames, check_size, divided_by_alpha, full_range, with_alpha
 from .exif import exif_of_tiff
 from .iptc import records_in_photoshop
 from .photo import Photo, stored_samples
@@ -29,12 +28,9 @@ from .tags import (
     Tag,
     TagReader,
     directory_bytes,
-    number,
+    resolution,
     tiff_start,
 )
-
-# What tifffile logs about a bad file comes as a PhotoError; without a handler it would be printed as well.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOUR_CHANNELS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3, _PALETTE: 1, _SEPARATED: 4, _YCBCR: 3}
@@ -42,7 +38,7 @@ _JPEG_COMPRESSION = 7
 _MOST_PAGES = 256
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1
 _IPTC_TAG, _PHOTOSHOP_TAG = 33723, 34377
-_SELECTION = "its fourth channel, which is no transparency, is left out"
+_MAP_TAGS = frozenset((33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113))
 
 
 def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
@@ -71,10 +67,17 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
         icc_profile=tags[ICC_TAG].data if ICC_TAG in tags else None,
         exif=exif,
         xmp=tags[XMP_TAG].data if XMP_TAG in tags else None,
-        dpi=_tiff_dpi(tags, structure.order),
+        dpi=resolution(tags, structure.order),
         iptc=_tiff_iptc(tags),
-        notes=(*notes, *((_SELECTION,) if page.extrasamples and alpha is None else ())),
+        notes=(*notes, *_left_out(tags, bool(page.extrasamples) and alpha is None)),
     )
+
+
+def _left_out(tags: dict[int, Tag], selection: bool) -> tuple[str, ...]:
+    notes = ["its fourth channel, which is no transparency, is left out"] if selection else []
+    if tags.keys() & _MAP_TAGS:
+        notes.append("its map coordinates (GeoTIFF, GDAL) are left out")
+    return tuple(notes)
 
 
 def _tiff_iptc(tags: dict[int, Tag]) -> bytes | None:
@@ -143,16 +146,6 @@ def _tiff_colour(samples: np.ndarray, page: Any, colormap: Any) -> tuple[np.ndar
     if page.extrasamples[0] == _PREMULTIPLIED:
         colour = divided_by_alpha(colour, alpha)
     return np.ascontiguousarray(colour), alpha
-
-
-def _tiff_dpi(tags: dict[int, Tag], order: str) -> tuple[float, float] | None:
-    per_inch = {2: 1.0, 3: 2.54}.get(number(tags.get(RESOLUTION_UNIT_TAG), order) or 2)
-    resolutions = [tags.get(code) for code in (X_RESOLUTION_TAG, Y_RESOLUTION_TAG)]
-    values = [struct.unpack(f"{order}II", tag.data) for tag in resolutions if tag and len(tag.data) == 8]
-    if per_inch is None or len(values) != 2 or not all(below for _, below in values):
-        return None
-    (x_above, x_below), (y_above, y_below) = values
-    return sane_dpi(per_inch * x_above / x_below, per_inch * y_above / y_below)
 
 
 def write_tiff(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
