@@ -35,7 +35,7 @@ _MEMORY = 12 << 30  # bytes of addresses
 
 # Groups whose tags speak of the photo; those of the file, the maker and the encoding are not compared.
 _GROUPS = ("IFD0", "ExifIFD", "GPS", "IPTC", "XMP-dc", "XMP-photoshop", "XMP-iptcCore", "XMP-xmpRights")
-_FILE_TAGS = (
+_FILE_TAGS: tuple[str, ...] = (
     "Software",
     "ModifyDate",
     "PreviewImage",

@@ -273,3 +273,24 @@ def test_29_a_makers_note_far_back_in_a_tiff_goes_with_a_word_unless_it_can_be_m
         photo = open_photo(written(tmp_path / "a.tif", bytes(content) + directory_bytes(tags, "<", len(content))))
         assert (note in (photo.exif or b"")) == movable
         assert ["maker's note" in word for word in photo.notes] == ([] if movable else [True])
+
+
+@pytest.mark.parametrize("maker", ["Panasonic", "Nikon"])
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_09_a_makers_note_names_no_place_either(tmp_path, maker, suffix):
+    place, kept = b"Exampleville".ljust(72, b"\0"), b"a setting".ljust(72, b"\0")
+
+    def block(at: int) -> bytes:
+        if maker == "Nikon":
+            return makers.exif(
+                exif_more={37500: (7, b"Nikon\0\2\x10\0\0" + makers.tiff_block([{0x39: (7, place), 0x3A: (7, kept)}]))}
+            )
+        entries = b"".join(struct.pack("<HHII", code, 7, 72, at + 72 * n) for n, code in enumerate((0x6D, 0x70)))
+        note = b"Panasonic\0\0\0" + struct.pack("<H", 2) + entries + bytes(4) + place + kept
+        return makers.exif("<", exif_more={37500: (7, note)})
+
+    photo = Photo(np.asarray(makers.scene(9, 32, 24)), exif=block(block(0).index(place)))
+    for remove in (False, True):
+        save_photo(photo, tmp_path / f"a{suffix}", overwrite=True, remove_gps=remove)
+        content = (tmp_path / f"a{suffix}").read_bytes()
+        assert (b"Exampleville" in content) == (not remove) and b"a setting" in content

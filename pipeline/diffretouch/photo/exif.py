@@ -27,6 +27,11 @@ _SOFTWARE_TAG, _COLOUR_SPACE_TAG = 305, 0xA001
 _UNCALIBRATED = 0xFFFF
 _MOVABLE_NOTES = (b"Nikon\0\2", b"FUJIFILM", b"OLYMPUS\0", b"OM SYSTEM\0", b"PENTAX \0", b"Apple iOS\0")
 """How notes start whose positions are counted from their own beginning."""
+_PLACES_IN_NOTES = (
+    (b"Panasonic\0\0\0", 0, frozenset((0x67, 0x69, 0x6B, 0x6D, 0x6F, 0x80))),  # location, country to landmark, city
+    (b"Nikon\0\2", 10, frozenset((0x39,))),  # location
+)
+"""How notes start that name a place, where their own TIFF structure lies (0: they use the block's), and the tags."""
 _FARTHEST_NOTE = 1 << 16  # where it would lie in a block that is zeros up to there
 _LARGE = 1024  # bytes: what is no number and no name
 _JPEG_START = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")
@@ -105,6 +110,28 @@ def shortened(block: bytes, most: int) -> tuple[bytes | None, str | None]:
             return None, f"{said} and is left out"
         _, in_main, code = large.pop(0)
         (main if in_main else inside).pop(code, None)
+
+
+def without_places_in_notes(block: bytes | None) -> bytes | None:
+    """A block whose maker's note, if it can name a place in words, does not: these tags are zeros."""
+    if block is None:
+        return None
+    reader = TagReader(io.BytesIO(block))
+    main = reader.directory(reader.first, CHILDREN).tags
+    note = (main[EXIF_TAG].children or {}).get(MAKER_NOTE_TAG) if EXIF_TAG in main else None
+    changed = bytearray(block)
+    for start, own, codes in _PLACES_IN_NOTES:
+        if note is None or not note.data.startswith(start):
+            continue
+        try:
+            inner = TagReader(io.BytesIO(note.data[own:])) if own else reader
+            tags = inner.directory(inner.first if own else note.at + len(start), {}).tags
+        except ValueError:
+            continue
+        for code in codes & tags.keys():
+            at = tags[code].at + (note.at + own if own else 0)
+            changed[at : at + len(tags[code].data)] = bytes(len(tags[code].data))
+    return bytes(changed)
 
 
 def exif_resolution(block: bytes | None) -> tuple[float, float] | None:
