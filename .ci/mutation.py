@@ -41,7 +41,16 @@ NOT_SWAPPED = 70
 TESTS = {
     "model": ["pipeline_diffretouch", "modeling_affine_grid", "lora_diffretouch", "modeling_latent_codec"]
     + ["photo_statistics_diffretouch", "class_labels", "bundled", "fast_apply"],
-    "photo": ["photo", "photo_formats", "photo_gamut", "fast_gamut", "case_metadata", "case_pixels", "cases"],
+    "photo": [
+        "photo",
+        "photo_internals",
+        "photo_formats",
+        "photo_gamut",
+        "fast_gamut",
+        "case_metadata",
+        "case_pixels",
+        "cases",
+    ],
 }
 ROOMS = tuple(TESTS)
 # Imported once for all mutants; of ours, nothing.

@@ -1,0 +1,64 @@
+"""photo/: single functions at their borders, where a whole file does not lead or says too little."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from diffretouch.photo import Photo, avif, heic, save_photo
+from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral
+from diffretouch.photo.xmp import Packet
+
+
+@pytest.mark.parametrize("channel", range(3))
+@pytest.mark.parametrize("row", [0, BAND_ROWS - 1, BAND_ROWS, 2 * BAND_ROWS])
+def test_one_channel_of_one_pixel_makes_a_picture_coloured(channel: int, row: int) -> None:
+    pixels = np.full((2 * BAND_ROWS + 1, 2, 3), 100, np.uint8)
+    assert is_neutral(pixels)
+    pixels[row, 1, channel] += 1
+    assert not is_neutral(pixels)
+
+
+def test_the_bits_of_an_avif_are_in_its_codecs_box() -> None:
+    box = b"....av1C\x81\x00"
+    for flags, bits in ((0x0C, 8), (0x4C, 10), (0x6C, 12)):
+        assert avif._bits(box + bytes([flags])) == bits
+    for cut in (b"", b"....", box):
+        with pytest.raises(Refused):
+            avif._bits(cut)
+
+
+def test_what_a_heic_cannot_keep_is_named_each_by_itself() -> None:
+    gain = "urn:com:apple:photo:2020:aux:hdrgainmap"
+    depth = "urn:mpeg:hevc:2015:auxid:2:depth"
+    matte = "urn:com:apple:photo:2018:aux:portraiteffectsmatte"
+    assert heic._left_out({}) == heic._left_out({"aux": {}, "depth_images": []}) == ()
+    for found, word in (
+        ({"aux": {gain: [1]}}, "gain map"),
+        ({"aux": {depth: [1]}}, "depth map"),
+        ({"depth_images": ["..."]}, "depth map"),
+        ({"aux": {matte: [1]}}, "mattes"),
+    ):
+        (note,) = heic._left_out(found)
+        assert word in note
+    assert len(heic._left_out({"aux": {gain: [1], depth: [2], matte: [3]}})) == 3
+
+
+def test_a_text_in_xmp_says_that_it_is_of_no_language_and_a_list_of_names_does_not() -> None:
+    packet = Packet()
+    packet.add_items("dc:description", "Alt", ["A street"])
+    packet.add_items("dc:subject", "Bag", ["street", "rain"])
+    written = bytes(packet).decode()
+    assert re.search(r'<rdf:li[^>]* xml:lang="x-default"[^>]*>A street</rdf:li>', written)
+    assert written.count("x-default") == 1 and written.count("</rdf:li></rdf:Bag>") == 1
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((800, 1000, 3), 349), ((3, 400_000, 3), 1)])
+def test_strips_of_a_tiff_hold_a_mebibyte_or_one_row(tmp_path: Path, shape: tuple[int, int, int], rows: int) -> None:
+    save_photo(Photo(np.zeros(shape, np.uint8)), tmp_path / "photo.tif")
+    with tifffile.TiffFile(tmp_path / "photo.tif") as file:
+        assert file.pages[0].rowsperstrip == rows
