@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from diffretouch.photo import Photo, avif, heic, save_photo
+from diffretouch.photo import Photo, avif, heic, jpeg, save_photo
 from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral
 from diffretouch.photo.xmp import Packet
 
@@ -62,3 +62,10 @@ def test_strips_of_a_tiff_hold_a_mebibyte_or_one_row(tmp_path: Path, shape: tupl
     save_photo(Photo(np.zeros(shape, np.uint8)), tmp_path / "photo.tif")
     with tifffile.TiffFile(tmp_path / "photo.tif") as file:
         assert file.pages[0].rowsperstrip == rows
+
+
+def test_pixels_are_laid_on_white_to_the_nearest_level() -> None:
+    alpha, grey = np.mgrid[0:256, 0:256].astype(np.uint8)
+    blended = jpeg._on_white(np.repeat(grey[..., None], 3, 2), alpha)
+    exact = (grey * (alpha / 255) + 255 * (1 - alpha / 255))[..., None]
+    assert np.abs(blended - exact).max() < 0.5 + 1e-9
