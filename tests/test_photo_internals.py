@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from diffretouch.photo import Photo, avif, heic, jpeg, save_photo
+from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, save_photo
+from diffretouch.photo.claims import opened_xmp
 from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral
 from diffretouch.photo.xmp import Packet
 
@@ -69,3 +70,41 @@ def test_pixels_are_laid_on_white_to_the_nearest_level() -> None:
     blended = jpeg._on_white(np.repeat(grey[..., None], 3, 2), alpha)
     exact = (grey * (alpha / 255) + 255 * (1 - alpha / 255))[..., None]
     assert np.abs(blended - exact).max() < 0.5 + 1e-9
+
+
+def test_a_jpeg_is_of_8_bits(tmp_path: Path) -> None:
+    save_photo(Photo(np.zeros((8, 8, 3), np.uint8)), tmp_path / "photo.jpg")
+    assert open_photo(tmp_path / "photo.jpg").encoding.bits == 8
+
+
+@pytest.mark.parametrize(("semantic", "word"), [("GainMap", "gain map"), ("MotionPhoto", "video"), ("Depth", "depth")])
+@pytest.mark.parametrize("attribute", [True, False])
+def test_what_a_directory_of_a_photos_parts_claims_is_told_and_taken_out(
+    semantic: str, word: str, attribute: bool
+) -> None:
+    def item(kind: str) -> str:
+        if attribute:
+            return f'<rdf:li><Container:Item Item:Mime="image/jpeg" Item:Semantic="{kind}"/></rdf:li>'
+        return f"<rdf:li><Container:Item><Item:Semantic>{kind}</Item:Semantic></Container:Item></rdf:li>"
+
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:Container="http://ns.google.com/photos/1.0/container/" xmlns:xmp="http://ns.adobe.com/xap'
+        '/1.0/" xmlns:Item="http://ns.google.com/photos/1.0/container/item/" xmp:Rating="4"><Container:Directory>'
+        f"<rdf:Seq>{item('Primary')}{item(semantic)}</rdf:Seq></Container:Directory></rdf:Description></rdf:RDF>"
+        "</x:xmpmeta>"
+    )
+    opened = opened_xmp(packet.encode(), 1, False)
+    assert len(opened.notes) == 1 and word in opened.notes[0]
+    assert opened.xmp is not None and semantic.encode() not in opened.xmp
+    assert Packet(opened.xmp).value("xmp:Rating") == "4"
+    primary = opened_xmp(packet.replace(semantic, "Primary").encode(), 1, False)
+    assert primary.notes == ()
+
+
+def test_the_resolution_of_a_tiff_is_two_fractions_and_one_unit(tmp_path: Path) -> None:
+    save_photo(Photo(np.zeros((8, 8, 3), np.uint8), dpi=(300.0, 240.5)), tmp_path / "photo.tif")
+    with tifffile.TiffFile(tmp_path / "photo.tif") as file:
+        across, down, unit = (file.pages[0].tags[code] for code in (282, 283, 296))
+        assert (across.count, down.count, unit.count) == (1, 1, 1)
+        assert (across.value, down.value, unit.value) == ((3_000_000, 10_000), (2_405_000, 10_000), 2)
