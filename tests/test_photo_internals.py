@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import ImageCms
 
-from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, save_photo
+from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, save_photo, webp
 from diffretouch.photo.claims import opened_xmp
+from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
 from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral
+from diffretouch.photo.space import is_srgb
 from diffretouch.photo.xmp import Packet
 
 
@@ -108,3 +111,25 @@ def test_the_resolution_of_a_tiff_is_two_fractions_and_one_unit(tmp_path: Path) 
         across, down, unit = (file.pages[0].tags[code] for code in (282, 283, 296))
         assert (across.count, down.count, unit.count) == (1, 1, 1)
         assert (across.value, down.value, unit.value) == ((3_000_000, 10_000), (2_405_000, 10_000), 2)
+
+
+def test_only_what_is_srgb_is_taken_for_it() -> None:
+    assert is_srgb(None) and is_srgb(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert not is_srgb(DISPLAY_P3) and not is_srgb(ADOBE_RGB)
+
+
+def test_a_webp_that_starts_with_no_picture_is_refused() -> None:
+    start = b"RIFF\0\0\0\0WEBP" + b"EXIF" + bytes(16)
+    with pytest.raises(Refused, match="without a picture"):
+        webp._webp_size(start)
+
+
+def test_a_broken_extension_of_xmp_leaves_the_packet_itself() -> None:
+    digest = b"0123456789ABCDEF" * 2
+    packet = Packet()
+    packet.put("xmpNote:HasExtendedXMP", digest.decode())
+    written = bytes(packet)
+    broken = jpeg._EXTENSION_MARK + digest + (7).to_bytes(4, "big") + bytes(4) + b"<broken"
+    assert jpeg._with_extension(written, [broken]) == written
+    assert jpeg._with_extension(written, []) == written
+    assert jpeg._with_extension(None, [broken]) is None
