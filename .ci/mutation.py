@@ -41,7 +41,16 @@ NOT_SWAPPED = 70
 TESTS = {
     "model": ["pipeline_diffretouch", "modeling_affine_grid", "lora_diffretouch", "modeling_latent_codec"]
     + ["photo_statistics_diffretouch", "class_labels", "bundled", "fast_apply"],
-    "photo": ["photo", "photo_formats", "photo_gamut", "fast_gamut", "case_metadata", "case_pixels", "cases"],
+    "photo": [
+        "photo",
+        "photo_internals",
+        "photo_formats",
+        "photo_gamut",
+        "fast_gamut",
+        "case_metadata",
+        "case_pixels",
+        "cases",
+    ],
 }
 ROOMS = tuple(TESTS)
 # Imported once for all mutants; of ours, nothing.
@@ -69,7 +78,7 @@ class Mutant(NamedTuple):
     start: int  # bytes of the file
     end: int
     after: str
-    late: bool  # in a function: not run by the import itself
+    late: bool  # in a function that the import neither runs nor compiles
     key: str  # stays the same while other lines change
 
     def text(self, source: bytes) -> bytes:
@@ -100,6 +109,7 @@ class Finder(ast.NodeVisitor):
             self._starts.append(self._starts[-1] + len(line))
         self._names: list[str] = []
         self._depth = 0  # of functions
+        self._compiled = b"@_compiled" in source  # numba reads it on import, and keeps what it made of it
         self._seen: dict[str, int] = {}
         self.visit(ast.parse(source))
 
@@ -118,7 +128,7 @@ class Finder(ast.NodeVisitor):
         self._seen[key] = count = self._seen.get(key, 0) + 1
         key += f" #{count}" if count > 1 else ""
         line = self.source.count(b"\n", 0, start) + 1
-        self.found.append(Mutant(self.path, line, start, end, after, self._depth > 0, key))
+        self.found.append(Mutant(self.path, line, start, end, after, self._depth > 0 and not self._compiled, key))
 
     def _between(self, left: Any, right: Any, sign: str, after: str, node: Any) -> None:
         """Replace an operator, which has no place of its own in the tree, between its operands."""

@@ -12,7 +12,7 @@ from test_fast_apply import random_grid
 from test_photo_gamut import CURVES, WIDE, samples, with_curve
 
 from diffretouch import AffineGrid
-from diffretouch.model.modeling_affine_grid import apply_affine, identity_coefficients, slice_affine_grid
+from diffretouch.model.modeling_affine_grid import GuideCurve, apply_affine, identity_coefficients, slice_affine_grid
 from diffretouch.photo import Photo, fast_gamut, gamut
 from diffretouch.photo.colour import DISPLAY_P3
 from diffretouch.photo.gamut import retouch_by_numpy, view_by_numpy
@@ -214,3 +214,11 @@ def test_no_other_strength_is_taken(strength: object) -> None:
     wide = Photo(samples(*LARGE, np.uint8), icc_profile=DISPLAY_P3)
     with pytest.raises((TypeError, ValueError), match="`strength` has to be"):
         wide.retouch(random_grid((2, 2, 2), 0), strength)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_white_that_is_brightened_stays_white(kind: type) -> None:
+    coefficients = identity_coefficients(4, 2, 2)
+    coefficients[[3, 7, 11]] = 0.2
+    white = np.full((*LARGE, 3), np.iinfo(kind).max, kind)
+    np.testing.assert_array_equal(compiled(AffineGrid(coefficients, GuideCurve()), white, space_of(DISPLAY_P3)), white)

@@ -1,0 +1,135 @@
+"""photo/: single functions at their borders, where a whole file does not lead or says too little."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import ImageCms
+
+from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, save_photo, webp
+from diffretouch.photo.claims import opened_xmp
+from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
+from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral
+from diffretouch.photo.space import is_srgb
+from diffretouch.photo.xmp import Packet
+
+
+@pytest.mark.parametrize("channel", range(3))
+@pytest.mark.parametrize("row", [0, BAND_ROWS - 1, BAND_ROWS, 2 * BAND_ROWS])
+def test_one_channel_of_one_pixel_makes_a_picture_coloured(channel: int, row: int) -> None:
+    pixels = np.full((2 * BAND_ROWS + 1, 2, 3), 100, np.uint8)
+    assert is_neutral(pixels)
+    pixels[row, 1, channel] += 1
+    assert not is_neutral(pixels)
+
+
+def test_the_bits_of_an_avif_are_in_its_codecs_box() -> None:
+    box = b"....av1C\x81\x00"
+    for flags, bits in ((0x0C, 8), (0x4C, 10), (0x6C, 12)):
+        assert avif._bits(box + bytes([flags])) == bits
+    for cut in (b"", b"....", box):
+        with pytest.raises(Refused):
+            avif._bits(cut)
+
+
+def test_what_a_heic_cannot_keep_is_named_each_by_itself() -> None:
+    gain = "urn:com:apple:photo:2020:aux:hdrgainmap"
+    depth = "urn:mpeg:hevc:2015:auxid:2:depth"
+    matte = "urn:com:apple:photo:2018:aux:portraiteffectsmatte"
+    assert heic._left_out({}) == heic._left_out({"aux": {}, "depth_images": []}) == ()
+    for found, word in (
+        ({"aux": {gain: [1]}}, "gain map"),
+        ({"aux": {depth: [1]}}, "depth map"),
+        ({"depth_images": ["..."]}, "depth map"),
+        ({"aux": {matte: [1]}}, "mattes"),
+    ):
+        (note,) = heic._left_out(found)
+        assert word in note
+    assert len(heic._left_out({"aux": {gain: [1], depth: [2], matte: [3]}})) == 3
+
+
+def test_a_text_in_xmp_says_that_it_is_of_no_language_and_a_list_of_names_does_not() -> None:
+    packet = Packet()
+    packet.add_items("dc:description", "Alt", ["A street"])
+    packet.add_items("dc:subject", "Bag", ["street", "rain"])
+    written = bytes(packet).decode()
+    assert re.search(r'<rdf:li[^>]* xml:lang="x-default"[^>]*>A street</rdf:li>', written)
+    assert written.count("x-default") == 1 and written.count("</rdf:li></rdf:Bag>") == 1
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((800, 1000, 3), 349), ((3, 400_000, 3), 1)])
+def test_strips_of_a_tiff_hold_a_mebibyte_or_one_row(tmp_path: Path, shape: tuple[int, int, int], rows: int) -> None:
+    save_photo(Photo(np.zeros(shape, np.uint8)), tmp_path / "photo.tif")
+    with tifffile.TiffFile(tmp_path / "photo.tif") as file:
+        assert file.pages[0].rowsperstrip == rows
+
+
+def test_pixels_are_laid_on_white_to_the_nearest_level() -> None:
+    alpha, grey = np.mgrid[0:256, 0:256].astype(np.uint8)
+    blended = jpeg._on_white(np.repeat(grey[..., None], 3, 2), alpha)
+    exact = (grey * (alpha / 255) + 255 * (1 - alpha / 255))[..., None]
+    assert np.abs(blended - exact).max() < 0.5 + 1e-9
+
+
+def test_a_jpeg_is_of_8_bits(tmp_path: Path) -> None:
+    save_photo(Photo(np.zeros((8, 8, 3), np.uint8)), tmp_path / "photo.jpg")
+    assert open_photo(tmp_path / "photo.jpg").encoding.bits == 8
+
+
+@pytest.mark.parametrize(("semantic", "word"), [("GainMap", "gain map"), ("MotionPhoto", "video"), ("Depth", "depth")])
+@pytest.mark.parametrize("attribute", [True, False])
+def test_what_a_directory_of_a_photos_parts_claims_is_told_and_taken_out(
+    semantic: str, word: str, attribute: bool
+) -> None:
+    def item(kind: str) -> str:
+        if attribute:
+            return f'<rdf:li><Container:Item Item:Mime="image/jpeg" Item:Semantic="{kind}"/></rdf:li>'
+        return f"<rdf:li><Container:Item><Item:Semantic>{kind}</Item:Semantic></Container:Item></rdf:li>"
+
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:Container="http://ns.google.com/photos/1.0/container/" xmlns:xmp="http://ns.adobe.com/xap'
+        '/1.0/" xmlns:Item="http://ns.google.com/photos/1.0/container/item/" xmp:Rating="4"><Container:Directory>'
+        f"<rdf:Seq>{item('Primary')}{item(semantic)}</rdf:Seq></Container:Directory></rdf:Description></rdf:RDF>"
+        "</x:xmpmeta>"
+    )
+    opened = opened_xmp(packet.encode(), 1, False)
+    assert len(opened.notes) == 1 and word in opened.notes[0]
+    assert opened.xmp is not None and semantic.encode() not in opened.xmp
+    assert Packet(opened.xmp).value("xmp:Rating") == "4"
+    primary = opened_xmp(packet.replace(semantic, "Primary").encode(), 1, False)
+    assert primary.notes == ()
+
+
+def test_the_resolution_of_a_tiff_is_two_fractions_and_one_unit(tmp_path: Path) -> None:
+    save_photo(Photo(np.zeros((8, 8, 3), np.uint8), dpi=(300.0, 240.5)), tmp_path / "photo.tif")
+    with tifffile.TiffFile(tmp_path / "photo.tif") as file:
+        across, down, unit = (file.pages[0].tags[code] for code in (282, 283, 296))
+        assert (across.count, down.count, unit.count) == (1, 1, 1)
+        assert (across.value, down.value, unit.value) == ((3_000_000, 10_000), (2_405_000, 10_000), 2)
+
+
+def test_only_what_is_srgb_is_taken_for_it() -> None:
+    assert is_srgb(None) and is_srgb(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert not is_srgb(DISPLAY_P3) and not is_srgb(ADOBE_RGB)
+
+
+def test_a_webp_that_starts_with_no_picture_is_refused() -> None:
+    start = b"RIFF\0\0\0\0WEBP" + b"EXIF" + bytes(16)
+    with pytest.raises(Refused, match="without a picture"):
+        webp._webp_size(start)
+
+
+def test_a_broken_extension_of_xmp_leaves_the_packet_itself() -> None:
+    digest = b"0123456789ABCDEF" * 2
+    packet = Packet()
+    packet.put("xmpNote:HasExtendedXMP", digest.decode())
+    written = bytes(packet)
+    broken = jpeg._EXTENSION_MARK + digest + (7).to_bytes(4, "big") + bytes(4) + b"<broken"
+    assert jpeg._with_extension(written, [broken]) == written
+    assert jpeg._with_extension(written, []) == written
+    assert jpeg._with_extension(None, [broken]) is None
