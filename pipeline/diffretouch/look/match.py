@@ -132,7 +132,8 @@ def match_look(pipe: Any, photo: Any, reference: Any, **call: Any) -> Match:
         >>> pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL)
         >>> pipe.set_progress_bar_config(disable=True)
         >>> photo = open_photo("photo.jpg")
-        >>> found = match_look(pipe, photo.model_view(), open_photo("horses.jpg").model_view())
+        >>> liked = (photo.pixels * 0.7).astype(photo.pixels.dtype)  # or open_photo("liked.jpg").model_view()
+        >>> found = match_look(pipe, photo.model_view(), liked)
         >>> found.after < found.before
         True
         >>> photo.retouch(found.grid).pixels.shape
