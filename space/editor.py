@@ -26,11 +26,12 @@ import torch
 from settings import Settings
 from visitors import Visitors
 
-from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, Match, match_look, open_photo, save_photo
+from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, match_look, open_photo, save_photo
 from diffretouch.attributes import attribute_scores, attribute_view
 from diffretouch.batch.delivery import first_line
 from diffretouch.batch.settings import Settings as BatchSettings
 from diffretouch.look.lut import grid_to_lut
+from diffretouch.look.match import Match
 from diffretouch.photo import Photo, PhotoError, saved_suffix, was_retouched
 
 try:

@@ -18,7 +18,7 @@ from diffretouch import AffineGrid, Photo, PhotoError, fit_look
 from diffretouch.commands.cli import main
 from diffretouch.data.look_pairs import PairError, look_from_pairs, pairs_of_folders
 from diffretouch.look.agree import Verdict, verdicts
-from diffretouch.look.fit import delta_e, metric
+from diffretouch.look.fit import Pixels, delta_e, fit_pixels, metric
 from diffretouch.photo.colour import ADOBE_RGB
 
 SIZE = (160, 240)
@@ -82,6 +82,30 @@ def test_a_fixed_edit_is_found_from_one_pair_and_from_several():
     assert before > 5 and error_on(one.look, warm_fade) < 2.5 and error_on(five.look, warm_fade) < 1.2
     assert five.error.mean < 1.2 and five.error.mean < five.error.p95
     assert five.fit.unexplained < 0.2 and "more than one look can hold" in five.summary and not five.notes
+
+
+def test_the_look_does_what_was_fitted_to_the_most_saturated_colours_too():
+    rng = np.random.default_rng(0)
+    before = np.concatenate([rng.random((4000, 3)), rng.integers(0, 2, (200, 3))]).astype(np.float32)
+    after = np.clip(before**1.3 * [0.8, 0.9, 0.7] + 0.05, 0, 1).astype(np.float32)
+    fitted = fit_pixels(Pixels(before, after, np.zeros(4200, np.int64), np.ones(4200, np.float32)))
+    # Of one fold, what is held back is what was fitted.
+    applied = delta_e(fitted.look.apply(before[None])[0], after)
+    assert np.abs(applied - fitted.held_back).max() < 0.02
+
+
+def more_vibrance(picture: np.ndarray) -> np.ndarray:
+    """Pale colours gain more saturation than strong ones: no matrix does that."""
+    unit = picture / 255
+    luma = (unit @ [0.2126, 0.7152, 0.0722])[..., None]
+    chroma = np.abs(unit - luma).max(2, keepdims=True)
+    return to_bytes(luma + (unit - luma) * (1 + 0.8 * np.exp(-6 * chroma)))
+
+
+def test_an_edit_that_tells_pale_from_strong_colours_is_followed():
+    pairs = [(photo(seed), more_vibrance(photo(seed))) for seed in range(8)]
+    found = look_from_pairs(pairs)
+    assert error_on(found.look, more_vibrance) < 0.5 * error_on(AffineGrid.identity(), more_vibrance)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .data.look_pairs import fit_look
     from .hub.stable_diffusion import pipeline_from_stable_diffusion
     from .hub.upload import export, push
-    from .look.match import Match, match_look
+    from .look.match import match_look
     from .model.modeling_affine_grid import AffineGrid, AffineGridHead
     from .model.modeling_latent_codec import FixedLatentCodec
     from .model.pipeline_diffretouch import DiffRetouchPipeline, DiffRetouchPipelineOutput
@@ -34,7 +34,6 @@ _HOMES = {
     "DiffRetouchPipelineOutput": "model.pipeline_diffretouch",
     "export": "hub.upload",
     "fit_look": "data.look_pairs",
-    "Match": "look.match",
     "match_look": "look.match",
     "pipeline_from_stable_diffusion": "hub.stable_diffusion",
     "push": "hub.upload",
@@ -48,7 +47,6 @@ __all__ = [
     "DiffRetouchPipeline",
     "DiffRetouchPipelineOutput",
     "FixedLatentCodec",
-    "Match",
     "Photo",
     "PhotoError",
     "attribute_scores",

@@ -1,8 +1,9 @@
 """One look that does to photos what was done to some of them: an `AffineGrid` of one cell, fitted to pairs of pixels.
 
-The grid has no place in the photo (height = width = 1). Its depth runs along luma, so it is a chain of affine colour
-transforms from shadows to highlights: tone curves, white balance, fading, split toning, saturation and black-and-white
-are such chains, and a few photos determine them also for colours that they do not have.
+The grid has no place in the photo (height = width = 1). Its depth runs along luma, to which strong colours add: so it
+is a chain of affine colour transforms from shadows to highlights and vivid colours. Tone curves, white balance,
+fading, split toning, saturation and black-and-white are such chains, and a few photos determine them also for colours
+that they do not have. Along luma alone, saturated colours would share the transforms of greys.
 
 The fit is least squares in units of Delta E 2000: its terms of lightness, chroma and hue (Sharma et al. 2005), made
 linear around each pixel's target (`metric`). Pixels that disagree with the rest count less the more they do, clipped
@@ -22,6 +23,8 @@ from ..model.modeling_affine_grid import AffineGrid, GuideCurve
 
 DEPTH = 8
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # Rec. 709, of sRGB numbers: nearer to lightness than Rec. 601
+_OPPONENTS = np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32)  # red against green, yellow against blue
+_OF_OPPONENTS = np.array([0.2, 0.1], np.float32)  # how much of their absolute values adds to luma
 _TIES = (1e-1, 1e-2, 1e-3, 1e-4)  # between neighbouring transforms, against a mean squared Delta E
 _TO_IDENTITY = 1e-5  # where nothing else says anything
 _ITERATIONS = 5
@@ -192,7 +195,8 @@ def _is_clipped(colours: np.ndarray) -> np.ndarray:
 
 def _features(before: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
     """The lower of the two transforms of each pixel (N,), and what they are multiplied by (N, 8)."""
-    place = np.clip(before @ _LUMA * (depth - 1), 0, depth - 1)
+    along = before @ _LUMA + np.abs(before @ _OPPONENTS.T) @ _OF_OPPONENTS
+    place = np.clip(along * (depth - 1), 0, depth - 1)
     bins = np.minimum(place.astype(np.int64), depth - 2)
     upper = (place - bins)[:, None]
     signed = np.concatenate([2 * before - 1, np.ones_like(upper)], 1)
@@ -316,10 +320,17 @@ def _look(change: np.ndarray) -> AffineGrid:
     depth = len(change)
     coefficients = torch.from_numpy(change.transpose(2, 1, 0).reshape(12, depth, 1, 1)).float()
     coefficients[[0, 5, 10]] += 1
+    return AffineGrid(coefficients, _guide(depth))
+
+
+def _guide(depth: int) -> GuideCurve:
+    """What `_features` follows, as a curve: |x| = 2 relu(x) - x, so one channel is linear and two have a knot."""
     guide = GuideCurve(num_knots=1)
+    linear = _LUMA - _OF_OPPONENTS @ _OPPONENTS  # sums to 1, as colours on the scale [-1, 1] need
+    span = (1 - 1 / depth) / 2  # from the middle of the lowest transform to that of the highest
     with torch.no_grad():
-        guide.matrix[:] = torch.from_numpy(_LUMA)[:, None]
-        guide.thresholds.fill_(-1.0)
-        guide.slopes.fill_((1 - 1 / depth) / 2)
-        guide.bias.fill_(0.5 / depth)
-    return AffineGrid(coefficients, guide)
+        guide.matrix[:] = torch.from_numpy(np.stack([linear, *_OPPONENTS], axis=1))
+        guide.thresholds[:] = torch.tensor([[-2.0], [0.0], [0.0]])
+        guide.slopes[:] = 3 * span * torch.tensor([[1.0], *([2 * float(share)] for share in _OF_OPPONENTS)])
+        guide.bias.fill_(0.5 / depth - span)
+    return guide

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..attributes import ATTRIBUTES
 from ..model.modeling_affine_grid import AffineGrid
 from ..model.pictures_diffretouch import is_grey, planes
 from .fit import at_strength
 
-ATTRIBUTES = ("colorfulness", "brightness", "contrast", "temperature")
 SEEDS = 8
 _ROUNDS, _FIRST_STEP = 4, 0.5
 _STRENGTHS = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -35,7 +35,7 @@ _DIRECTIONS, _QUANTILES = 24, 64
 _LEAST_SIDE = 32  # pixels of a reference
 _ONE_TONE, _PAPER = 0.9, 0.5  # of the picture, from which it is a flat colour, or a page
 _SAME_TONE = 4.0  # Delta E
-_NEAR = 4.0  # Delta E: pictures of one shoot are as far apart
+_NEAR = 4.0  # Delta E: up to it the pictures look of a kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Match:
     @property
     def closed(self) -> float:
         """Which part of the distance is gone, 0 to 1."""
-        return 1 - self.after / self.before if self.before > 0 else 1.0
+        return max(0.0, 1 - self.after / self.before) if self.before > 0 else 1.0
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -132,7 +132,8 @@ def match_look(pipe: Any, photo: Any, reference: Any, **call: Any) -> Match:
         >>> pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL)
         >>> pipe.set_progress_bar_config(disable=True)
         >>> photo = open_photo("photo.jpg")
-        >>> found = match_look(pipe, photo.model_view(), open_photo("horses.jpg").model_view())
+        >>> liked = (photo.pixels * 0.7).astype(photo.pixels.dtype)  # or open_photo("liked.jpg").model_view()
+        >>> found = match_look(pipe, photo.model_view(), liked)
         >>> found.after < found.before
         True
         >>> photo.retouch(found.grid).pixels.shape
