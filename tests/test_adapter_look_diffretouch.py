@@ -135,7 +135,7 @@ def test_a_look_tones_black_and_white_photos(pipe, plain, tmp_path) -> None:
 
 
 def test_a_look_is_saved_beside_the_layers_and_an_adapter_without_one_is_as_before(pipe, plain, tmp_path) -> None:
-    tensors, metadata = pipe.lora_state_dict(plain)
+    tensors, _, metadata = pipe.lora_state_dict(plain, return_lora_metadata=True)
     layers = {name.removeprefix("unet."): t for name, t in tensors.items() if "lora_" in name}
     whole = {name: t for name, t in tensors.items() if "lora_" not in name}
     look = {"look.table": table_of(faded), "look.share": torch.tensor(0.5)}

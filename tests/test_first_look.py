@@ -87,7 +87,7 @@ def test_an_edit_that_one_look_holds_is_learned_without_a_step(make, base, tmp_p
     assert np.abs(made - faded(photo) / 255).mean() < 0.02 < np.abs(photo - faded(photo).astype(float)).mean() / 255
     (validation,) = log_of(tmp_path / "run")
     assert validation["step"] == 0 and validation["delta_e_c0"] < 0.3 * validation["delta_e_input"]
-    recorded = pipe.lora_state_dict(final)[1]["base"]["look"]
+    recorded = pipe.lora_state_dict(final, return_lora_metadata=True)[2]["base"]["look"]
     assert recorded["chosen"] == ALONE == min(recorded["held_back_delta_e"], key=recorded["held_back_delta_e"].get)
 
 
@@ -100,7 +100,7 @@ def test_a_look_after_the_model_stays_while_layers_train_and_resumes_exactly(mak
     data = data_of(tmp_path / "data", after_the_model)
     settings = {"dataset": data, "sampled_batch_size": 2, "max_train_steps": 4, "cache_dir": tmp_path / "cache"}
     final = train(make(**settings))
-    tensors, metadata = DiffRetouchPipeline.lora_state_dict(final)
+    tensors, _, metadata = DiffRetouchPipeline.lora_state_dict(final, return_lora_metadata=True)
     assert metadata["base"]["look"]["chosen"] == AFTER and tensors["look.share"] == 1
     assert any(tensors[name].any() for name in tensors if "lora_B" in name)
     assert [record["step"] for record in log_of(tmp_path / "run") if "sampled" in record] == [2, 4]
