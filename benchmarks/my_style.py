@@ -32,7 +32,7 @@ COUNTS = (1, 2, 5, 10, 20, 40)
 LUT_SIZE = 17
 NEIGHBOURS = (1, 3)
 _LONG_SIDE = 384  # of the pictures that are compared
-_EACH = 20_000  # pixels of a pair that tables are fitted to
+_MOST, _LEAST = 16_000, 1600  # pixels of a pair that tables are fitted to, of one and of many
 _STYLES = ("faded_film", "studio_print")
 
 Pair = tuple[np.ndarray, np.ndarray]  # before, after: (H, W, 3) float32 in [0, 1]
@@ -115,7 +115,7 @@ def lut_of(pairs: Sequence[Pair], size: int = LUT_SIZE) -> Method:
     """One table fitted to all pixels of the pairs by least squares."""
     from diffretouch.look.lut import fit_lut
 
-    samples = [_sample(pair, max(1000, 4 * _EACH // len(pairs))) for pair in pairs]
+    samples = [_sample(pair, max(_LEAST, _MOST // len(pairs))) for pair in pairs]
     before, after = (np.concatenate(side) for side in zip(*samples, strict=True))
     return fit_lut(before, after, size).apply
 

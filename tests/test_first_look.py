@@ -16,6 +16,7 @@ from scenes import overrides, scene, write_data_set
 
 from diffretouch import DiffRetouchPipeline
 from diffretouch.data.dataset import encode, write_parquet
+from diffretouch.hub.card import write_model_card
 from diffretouch.model.sampling_diffretouch import set_timesteps, step_arguments
 from diffretouch.training.config import load_config
 from diffretouch.training.first_look import AFTER, ALONE
@@ -88,6 +89,8 @@ def test_an_edit_that_one_look_holds_is_learned_without_a_step(make, base, tmp_p
     (validation,) = log_of(tmp_path / "run")
     assert validation["step"] == 0 and validation["delta_e_c0"] < 0.3 * validation["delta_e_input"]
     recorded = pipe.lora_state_dict(final, return_lora_metadata=True)[2]["base"]["look"]
+    write_model_card(final, repo_id="me/style")
+    assert "| Start | the look alone; Delta E 2000 on held-back pairs: no look " in (final / "README.md").read_text()
     assert recorded["chosen"] == ALONE == min(recorded["held_back_delta_e"], key=recorded["held_back_delta_e"].get)
 
 

@@ -205,6 +205,7 @@ def _adapter(folder: Path) -> _Subject:
         "Base": named,
         "LoRA": f"rank {adapter.rank}, alpha {adapter.alpha:g}, on {len(adapter.targets)} layers of the UNet",
         "Trained whole": ", ".join(whole) or "nothing",
+        **_start(recorded.get("look")),
         "Size": _amount(sum(tensor.numel() for tensor in tensors.values())),
     }
     return _Subject(
@@ -218,6 +219,15 @@ def _adapter(folder: Path) -> _Subject:
         origin=dict(recorded.get("provenance") or {}),
         base=hub_id(recorded.get("model")),
     )
+
+
+def _start(recorded: Any) -> dict[str, str]:
+    """What training started from and why, as it was recorded; nothing of an adapter that records something else."""
+    errors = recorded.get("held_back_delta_e") if isinstance(recorded, Mapping) else None
+    if not isinstance(errors, Mapping) or not all(isinstance(error, (int, float)) for error in errors.values()):
+        return {}
+    listed = ", ".join(f"{name} {error:.2f}" for name, error in errors.items())
+    return {"Start": f"{recorded.get('chosen')}; Delta E 2000 on held-back pairs: {listed}"}
 
 
 def _link(base: str) -> str:
