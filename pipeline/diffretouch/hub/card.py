@@ -342,8 +342,8 @@ save_photo(photo.retouch(grid), "retouched.jpg")
 ```
 
 `pipe.set_adapters("style", 0.7)` weakens it, `pipe.set_adapters(["style", "other"], [0.5, 0.5])` mixes two,
-`pipe.fuse_lora()` puts it into the weights and `pipe.unload_lora_weights()` takes it away again. Where diffusers alone
-is installed, load the base with `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`.
+`pipe.unload_lora_weights()` takes it away; one without a look can be put into the weights by `pipe.fuse_lora()`.
+`pipe.unload_lora_weights()` takes it away; `pipe.fuse_lora()` puts one without a look into the weights. Where diffusers
 
 {_SLIDER_TABLE}"""
 

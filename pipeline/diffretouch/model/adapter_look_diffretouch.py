@@ -12,7 +12,7 @@ This file travels with every model on the Hub, so it imports nothing of the pack
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,19 @@ class AdapterLook:
         composed = torch.einsum("dij,ikdhw->jkdhw", chain[:, :3], rows)
         composed[:, 3] += chain[:, 3].T[:, :, None, None]
         return type(grid)(composed.flatten(0, 1), grid.guide)
+
+
+def features_at_rest(
+    look: AdapterLook | None, features: torch.Tensor, condition: torch.Tensor, denoise: Callable[..., Any]
+) -> torch.Tensor:
+    """Features (N, C, h, w) at c = 0, where a look keeps but a share of what the model does without being asked.
+
+    They cost a second denoising only where c (N, 1, 4) asks for something. `denoise` takes c and returns latents and
+    features.
+    """
+    if look is None or look.share == 1 or not condition.any():
+        return features
+    return denoise(torch.zeros_like(condition))[1]
 
 
 def _identity_like(coefficients: torch.Tensor) -> torch.Tensor:

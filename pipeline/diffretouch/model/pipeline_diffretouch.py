@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -24,7 +25,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from .adapter_file_diffretouch import ADAPTER_FILE  # noqa: F401 (brought along for lora_diffretouch.py)
 from .adapter_layers_diffretouch import AdapterLayersMixin  # noqa: F401
-from .adapter_look_diffretouch import AdapterLook
+from .adapter_look_diffretouch import AdapterLook, features_at_rest
 from .checks_diffretouch import (
     attention_arguments,
     check_callback,
@@ -261,27 +262,18 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         photo_latents = photo_latents.repeat_interleave(num_variants, 0)  # (N, 3, h, w)
         condition = self.encode_sliders(sliders, len(photos))  # (P, 1, 4)
         condition = condition.repeat_interleave(num_variants, 0).to(device, dtype)  # (N, 1, 4)
-        labels = self.class_labels(views, condition)  # (N, 142) or None
 
         # 3. The schedule and the initial noise.
-        schedule = set_timesteps(self.scheduler, steps, timesteps, self.config.min_timestep, device)
-        self._num_timesteps = len(schedule)
+        start = partial(set_timesteps, self.scheduler, steps, timesteps, self.config.min_timestep, device)
+        self._num_timesteps = len(start())
         noise = self.prepare_latents(batch_size, dtype, device, generator, latents, num_variants)  # (N, 4, h, w)
 
         # 4. Denoise; the affine features of the last call carry the retouch.
         look, step_kwargs = self.look_in_effect(lora_scale), step_arguments(self.scheduler, generator)
+        denoise = partial(self._denoise, start, noise, photo_latents, views, attention, step_kwargs)
         with self._at_lora_scale(lora_scale):
-            latents, features = self._denoise(
-                schedule, noise, photo_latents, condition, labels, attention, step_kwargs, *callback
-            )
-            at_rest = features
-            if look is not None and look.share != 1 and condition.any():
-                # What the model does without being asked is to be told apart from what the sliders ask for.
-                schedule = set_timesteps(self.scheduler, steps, timesteps, self.config.min_timestep, device)
-                unasked = torch.zeros_like(condition)
-                labels = self.class_labels(views, unasked)
-                seen = (photo_latents, unasked, labels, attention, step_kwargs, None, ())
-                _, at_rest = self._denoise(schedule, noise, *seen)
+            latents, features = denoise(condition, *callback)
+            at_rest = features_at_rest(look, features, condition, denoise)
             grids = self._grids(features, views, condition, look, at_rest)
 
         # 5. Apply the grids to the photos at their own size.
@@ -294,18 +286,19 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
 
     def _denoise(
         self,
-        schedule: torch.Tensor,
+        start: Callable[[], torch.Tensor],
         latents: torch.Tensor,
         photo_latents: torch.Tensor,
-        condition: torch.Tensor,
-        labels: torch.Tensor | None,
+        views: list[torch.Tensor],
         attention: dict[str, Any],
         step_kwargs: dict[str, Any],
-        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None,
-        callback_on_step_end_tensor_inputs: Sequence[str],
+        condition: torch.Tensor,
+        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = (),
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Noise (N, 4, h, w), photos (N, 3, h, w), c (N, 1, 4), class labels (N, 142) or None -> the last latents, and
-        of the UNet's last call the affine features (N, C, h, w)."""
+        """Noise (N, 4, h, w), photos (N, 3, h, w), their views, c (N, 1, 4) -> the last latents, and the affine features
+        (N, C, h, w) of the UNet's last call. `start` sets the scheduler's timesteps."""
+        schedule, labels = start(), self.class_labels(views, condition)  # labels (N, 142) or None
         with self.progress_bar(total=len(schedule)) as progress_bar:
             for i, t in enumerate(schedule):
                 unet_input = torch.cat([self.scheduler.scale_model_input(latents, t), photo_latents], dim=1)
