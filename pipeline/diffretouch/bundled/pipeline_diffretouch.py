@@ -296,8 +296,8 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = (),
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Noise (N, 4, h, w), photos (N, 3, h, w), their views, c (N, 1, 4) -> the last latents, and the affine features
-        (N, C, h, w) of the UNet's last call. `start` sets the scheduler's timesteps."""
+        """Noise (N, 4, h, w), photos (N, 3, h, w), their views, c (N, 1, 4) -> the last latents, and the affine
+        features (N, C, h, w) of the UNet's last call. `start` sets the scheduler's timesteps."""
         schedule, labels = start(), self.class_labels(views, condition)  # labels (N, 142) or None
         with self.progress_bar(total=len(schedule)) as progress_bar:
             for i, t in enumerate(schedule):

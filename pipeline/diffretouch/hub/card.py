@@ -342,8 +342,8 @@ save_photo(photo.retouch(grid), "retouched.jpg")
 ```
 
 `pipe.set_adapters("style", 0.7)` weakens it, `pipe.set_adapters(["style", "other"], [0.5, 0.5])` mixes two,
-`pipe.unload_lora_weights()` takes it away; one without a look can be put into the weights by `pipe.fuse_lora()`.
-`pipe.unload_lora_weights()` takes it away; `pipe.fuse_lora()` puts one without a look into the weights. Where diffusers
+`pipe.unload_lora_weights()` takes it away; `pipe.fuse_lora()` puts one without a look into the weights. Where
+diffusers alone is installed, load the base with `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`.
 
 {_SLIDER_TABLE}"""
 
