@@ -1,19 +1,16 @@
-"""A style that no expert of the bundled model has: pairs to learn it from, and how well a LoRA has learned it.
+"""Your style from pairs: what an adapter reaches on unseen photos, beside a LUT and the look of the nearest photo.
 
-    python benchmarks/my_style.py pairs photos my-style                    # my-style/{train,unseen}/{before,after}
-    diffretouch dataset pairs my-style/train/before my-style/train/after -o my-style/data
-    python train_lora/train_lora.py --recipe my_style dataset=my-style/data
-    python benchmarks/my_style.py measure my-style runs/my-style/final -o my-style.json --picture my-style.jpg
+    python benchmarks/my_style.py pairs photos my-style/print --style studio_print   # {train,unseen}/{before,after}
+    diffretouch dataset pairs my-style/print/train/before my-style/print/train/after -o my-style/print/data --test 0
+    python train_lora/train_lora.py --recipe my_style dataset=my-style/print/data output_dir=runs/print
+    python benchmarks/my_style.py measure my-style/print ours=runs/print/final -o print.json --picture print.jpg
+    python benchmarks/my_style.py curve my-style/print -o print-curve.json           # LUT and looks from 1 to 40 pairs
+    python benchmarks/my_style.py controls my-style/print ours=runs/print/final --other my-style/film -o controls.json
 
 "photos" is the folder that dataset_card/fetch_photos.py makes. The 40 photos to learn from are of its train split, the
-20 unseen ones of its test split, which neither the bundled model nor the LoRA ever saw.
-
-The style, "faded film", is a fixed edit of every pixel in OKLab (Ottosson 2020), from linear light and back:
-
-1. an S-curve on lightness around 0.6, as film has: shadows fall, highlights roll off;
-2. faded blacks: lightness 0 becomes 0.2, white becomes 0.97;
-3. chroma times 0.75;
-4. split toning: shadows move towards teal, highlights towards orange, by how dark or light they are.
+unseen ones of its test split, which neither the bundled model nor the adapter ever saw. Styles: styles.py. `pairs
+--noisy` spoils every fifth training pair: another style, a crop, or a shift in turn. `real` splits a folder of pairs
+NAME_input.*, NAME_expert.* instead. All figures are CIEDE2000, means over photos with 95% bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,206 +28,372 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 import numpy as np  # noqa: E402
 
 TABLE = Path(__file__).parents[1] / "dataset_card" / "photos.tsv"
+COUNTS = (1, 2, 5, 10, 20, 40)
+LUT_SIZE = 17
+NEIGHBOURS = (1, 3)
+_LONG_SIDE = 384  # of the pictures that are compared
+_MOST, _LEAST = 16_000, 1600  # pixels of a pair that tables are fitted to, of one and of many
+_STYLES = ("faded_film", "studio_print")
 
-# Linear sRGB -> cone responses -> OKLab (Ottosson 2020).
-_RGB_TO_LMS = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_LMS_TO_LAB = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
-_TEAL = np.array([-0.035, -0.030])  # (a, b) added to the darkest tones
-_ORANGE = np.array([0.022, 0.045])  # (a, b) added to the lightest tones
+Pair = tuple[np.ndarray, np.ndarray]  # before, after: (H, W, 3) float32 in [0, 1]
+Method = Callable[[np.ndarray], np.ndarray]  # a photo -> its retouch
 
 
-def faded_film(photo: np.ndarray) -> np.ndarray:
-    """The style, see the file's first lines: sRGB uint8 (H, W, 3) -> the same."""
-    from diffretouch.data.light import quantise, to_linear, to_srgb
-
-    lab = np.cbrt(to_linear(photo) @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T  # (H, W, 3)
-    lightness = _film_curve(lab[..., 0])
-    chroma = 0.75 * lab[..., 1:] + (1 - lightness[..., None]) ** 2 * _TEAL + lightness[..., None] ** 2 * _ORANGE
-    toned = np.concatenate([(0.2 + 0.77 * lightness)[..., None], chroma], axis=-1)
-    light = (toned @ np.linalg.inv(_LMS_TO_LAB).T) ** 3 @ np.linalg.inv(_RGB_TO_LMS).T
-    return quantise(to_srgb(np.clip(light, 0, 1)))
-
-
-def _film_curve(lightness: np.ndarray, pivot: float = 0.6, gamma: float = 1.6) -> np.ndarray:
-    """Two power curves that meet at `pivot` with slope `gamma`; [0, 1] -> [0, 1]."""
-    unit = np.clip(lightness, 0, 1)
-    below = pivot * (unit / pivot) ** gamma
-    above = 1 - (1 - pivot) * ((1 - unit) / (1 - pivot)) ** gamma
-    return np.where(unit < pivot, below, above)
-
-
-def write_pairs(photos: Path, out: Path, num_train: int, num_unseen: int, long_side: int) -> None:
-    """Write `out/{train,unseen}/{before,after}/NAME.jpg`: photos and their faded-film versions, evenly over the table.
+def write_pairs(options: argparse.Namespace) -> None:
+    """Write `out/{train,unseen}/{before,after}/NAME.jpg`: photos and the same in the style, evenly over the table.
 
     Raises:
         FileNotFoundError: if a photo is missing.
     """
-    from diffretouch.data.build import open_resized
-    from diffretouch.data.dataset import encode, read_photo_table
+    import styles
 
+    from diffretouch.data.build import open_resized
+    from diffretouch.data.dataset import read_photo_table
+
+    style = getattr(styles, options.style)
+    other = getattr(styles, next(name for name in _STYLES if name != options.style))
     entries = read_photo_table(TABLE)
-    for part, split, count in (("train", "train", num_train), ("unseen", "test", num_unseen)):
+    for part, split, count in (("train", "train", options.num_train), ("unseen", "test", options.num_unseen)):
         # Photos as a studio has them: the table's TIFFs are small views of panoramas in linear light. Unseen ones
         # are shown in docs/.
         usable = [entry for entry in entries if entry["split"] == split and not entry["file"].endswith(".tif")]
         files = [entry["file"] for entry in usable if part == "train" or entry["redistributable"] == "yes"]
-        for folder in ("before", "after"):
-            (out / part / folder).mkdir(parents=True, exist_ok=True)
-        for name in (files[number * len(files) // count] for number in range(count)):
-            before = open_resized(photos / name, long_side)
-            flat = name.replace("/", "-").rpartition(".")[0] + ".jpg"
-            (out / part / "before" / flat).write_bytes(encode(before))
-            (out / part / "after" / flat).write_bytes(encode(faded_film(before)))
+        for number, name in enumerate(files[place * len(files) // count] for place in range(count)):
+            before = open_resized(options.photos / name, options.long_side)
+            after = style(before)
+            if options.noisy and part == "train" and number % 5 == 4:
+                after = _spoiled(before, after, other, number // 5 % 3)
+            _save(options.out / part, name.replace("/", "-").rpartition(".")[0], before, after)
 
 
-def measure(pairs: Path, model: str, adapters: list[str], seed: int) -> tuple[dict[str, Any], list[list[np.ndarray]]]:
-    """Base model and adapters on the pairs in `pairs`/before and /after, all sliders at 0 and then one at a time.
+def _spoiled(before: np.ndarray, after: np.ndarray, other: Method, kind: int) -> np.ndarray:
+    """Another style, a crop of 80%, or a shift of 2% of the picture."""
+    height, width = after.shape[:2]
+    if kind == 0:
+        return other(before)
+    if kind == 1:
+        return after[height // 10 : height - height // 10, width // 10 : width - width // 10]
+    return np.roll(after, (height // 50, width // 50), axis=(0, 1))
 
-    Returns:
-        The figures: per method Delta E 2000 of every photo and its mean; per slider the attribute at -1, 0 and +1 as
-        means over the photos, and the share of photos that it moves the right way. And per photo its pictures
-        (H, W, 3) in [0, 1]: before, after, base, each adapter.
-    """
-    from diffretouch import DiffRetouchPipeline, open_photo
+
+def write_real(options: argparse.Namespace) -> None:
+    """Write `out/{train,unseen}/{before,after}/NAME.jpg` of a folder of real pairs, every third one unseen."""
+    from diffretouch.data.build import open_resized
+
+    inputs = sorted(options.folder.glob("*_input.*"))
+    for number, path in enumerate(inputs):
+        after = path.with_name(path.name.replace("_input", "_expert"))
+        part = "unseen" if number % 3 == 2 else "train"
+        name = path.stem.replace("_input", "")
+        _save(options.out / part, name, *(open_resized(file, options.long_side) for file in (path, after)))
+
+
+def _save(folder: Path, name: str, before: np.ndarray, after: np.ndarray) -> None:
+    from diffretouch.data.dataset import encode
+
+    for side, picture in (("before", before), ("after", after)):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+        (folder / side / f"{name}.jpg").write_bytes(encode(picture))
+
+
+def read_pairs(folder: Path) -> dict[str, Pair]:
+    """The pairs of `folder`/before and /after by name; a cropped one as it is, for looks only."""
+    from diffretouch.data.build import open_resized
+
+    names = sorted(path.name for path in (folder / "before").iterdir())
+    sides = ("before", "after")
+    return {
+        name: tuple(open_resized(folder / side / name, _LONG_SIDE).astype(np.float32) / 255 for side in sides)
+        for name in names
+    }
+
+
+# ---- rivals ---------------------------------------------------------------------------------------------------------
+
+
+def lut_of(pairs: Sequence[Pair], size: int = LUT_SIZE) -> Method:
+    """One table fitted to all pixels of the pairs by least squares."""
+    from diffretouch.look.lut import fit_lut
+
+    samples = [_sample(pair, max(_LEAST, _MOST // len(pairs))) for pair in pairs]
+    before, after = (np.concatenate(side) for side in zip(*samples, strict=True))
+    return fit_lut(before, after, size).apply
+
+
+def look_of(pairs: Sequence[Pair]) -> Method:
+    """What `fit_look` finds, as its table."""
+    from diffretouch.data.look_pairs import look_from_pairs
+
+    found = look_from_pairs([tuple(np.round(side * 255).astype(np.uint8) for side in pair) for pair in pairs])
+    return found.lut(33).apply
+
+
+def nearest_look(pairs: Sequence[Pair], neighbours: int) -> Method:
+    """The mean of the tables of the training photos that are most like a photo: by quantiles of lightness, and mean
+    and spread of a and b (CIELAB), each in units of its spread over the training photos."""
+    tables = [lut_of([pair]) for pair in pairs]
+    known = np.stack([_described(before) for before, _ in pairs])
+    units = np.maximum(known.std(0), 1e-3) if len(pairs) > 1 else np.ones(known.shape[1])
+
+    def retouch(photo: np.ndarray) -> np.ndarray:
+        apart = np.square((known - _described(photo)) / units).sum(1)
+        return np.mean([tables[number](photo) for number in np.argsort(apart)[:neighbours]], axis=0)
+
+    return retouch
+
+
+def _described(photo: np.ndarray) -> np.ndarray:
+    from skimage.color import rgb2lab
+
+    lab = rgb2lab(photo[::3, ::3]).reshape(-1, 3)
+    return np.concatenate(
+        [np.quantile(lab[:, 0], (0.05, 0.25, 0.5, 0.75, 0.95)), lab[:, 1:].mean(0), lab[:, 1:].std(0)]
+    )
+
+
+def _sample(pair: Pair, count: int) -> Pair:
+    before, after = pair
+    if before.shape != after.shape:  # a spoiled pair
+        after = _resized(after, before.shape)
+    places = np.random.default_rng(0).choice(before.shape[0] * before.shape[1], count)
+    return before.reshape(-1, 3)[places], after.reshape(-1, 3)[places]
+
+
+def _resized(picture: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    from PIL import Image
+
+    image = Image.fromarray(np.round(picture * 255).astype(np.uint8)).resize((shape[1], shape[0]))
+    return np.asarray(image, np.float32) / 255
+
+
+def model_of(model: str, adapter: str | None, seed: int) -> Method:
+    """The pipeline at c = 0, with an adapter or without."""
+    from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
+
+    pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL if model == "bundled" else model)
+    pipe.set_progress_bar_config(disable=True)
+    if adapter is not None:
+        pipe.load_lora_weights(adapter)
+
+    def retouch(photo: np.ndarray, query: np.ndarray | None = None, **sliders: float) -> np.ndarray:
+        import torch
+
+        noise = torch.Generator().manual_seed(seed)
+        asked = photo if query is None else query
+        return pipe(asked, generator=noise, output_type="grid", **sliders).grids[0].apply(photo)
+
+    return retouch
+
+
+# ---- what is measured -----------------------------------------------------------------------------------------------
+
+
+def distance(picture: np.ndarray, target: np.ndarray) -> float:
+    """Mean CIEDE2000 over every third pixel each way."""
     from diffretouch.evaluation.metrics import delta_e_2000
 
-    pipe = DiffRetouchPipeline.from_pretrained(model)
-    pipe.set_progress_bar_config(disable=True)
-    names = sorted(path.name for path in (pairs / "before").iterdir())
-    photos = [open_photo(pairs / "before" / name).pixels / 255 for name in names]
-    targets = [open_photo(pairs / "after" / name).pixels / 255 for name in names]
-    pictures = [[photo, target] for photo, target in zip(photos, targets, strict=True)]
-    results: dict[str, Any] = {"no change": {"delta_e": list(map(delta_e_2000, photos, targets))}}
-    for adapter in [None, *adapters]:
-        if adapter is not None:
-            pipe.load_lora_weights(adapter)
-        retouched, sliders = _retouch_all(pipe, photos, seed)
-        results[adapter or "base"] = {"delta_e": list(map(delta_e_2000, retouched, targets)), "sliders": sliders}
-        for row, picture in zip(pictures, retouched, strict=True):
-            row.append(picture)
-        if adapter is not None:
-            pipe.unload_lora_weights()
-    for result in results.values():
-        result["mean_delta_e"] = float(np.mean(result["delta_e"]))
-    return {"photos": names, "methods": results}, pictures
+    return delta_e_2000(picture[::3, ::3], target[::3, ::3])
 
 
-def _retouch_all(pipe: Any, photos: list[np.ndarray], seed: int) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """c = 0 of every photo, and what each slider does to its attribute."""
+def errors_of(method: Method, unseen: dict[str, Pair]) -> list[float]:
+    return [distance(method(photo), target) for photo, target in unseen.values()]
+
+
+def figures(errors: dict[str, list[float]]) -> dict[str, Any]:
+    """Mean, interval and worst of every row; the last one ("ours") held against each, in pairs and as a ratio."""
+    from diffretouch.evaluation.intervals import difference_figure, mean_figure, resamples
+
+    samples = resamples(len(next(iter(errors.values()))), seed=0)
+    ours = list(errors.values())[-1]
+    return {
+        name: {
+            **mean_figure(values, samples),
+            "worst": max(values),
+            "less_ours": difference_figure(values, ours, samples),
+            "ours_below": round(1 - float(np.mean(ours) / np.mean(values)), 3),
+            "of_each_photo": [round(value, 3) for value in values],
+        }
+        for name, values in errors.items()
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Every rival and adapter on the unseen pairs, at c = 0; and what sliders do with the last adapter and without."""
+    train, unseen = (read_pairs(options.pairs / part) for part in ("train", "unseen"))
+    pairs = list(train.values())
+    adapters = dict(given.split("=", 1) for given in options.adapters)
+    models = {"bundled model, c = 0": None, **adapters}
+    methods: dict[str, Method] = {
+        "no change": lambda photo: photo,
+        "LUT from the same pairs": lut_of(pairs),
+        "LUT from the unseen pairs themselves": lut_of(list(unseen.values())),
+        **{f"look of the {k} nearest photo{'s' * (k > 1)}": nearest_look(pairs, k) for k in NEIGHBOURS},
+        "look": look_of(pairs),
+        **{name: model_of(options.model, adapter, options.seed) for name, adapter in models.items()},
+    }
+    errors = {}
+    for name, method in methods.items():
+        errors[name] = errors_of(method, unseen)
+        print(f"{name}: {np.mean(errors[name]):.2f}", flush=True)
+    result = {"pairs": len(pairs), "unseen": list(unseen), "delta_e_2000": figures(errors)}
+    if adapters:
+        chosen = {name: methods[name] for name in ("bundled model, c = 0", list(adapters)[-1])}
+        result["sliders"] = {name: _sliders(method, unseen) for name, method in chosen.items()}
+    if options.picture is not None:
+        save_sheet(methods, unseen, errors, options.picture)
+    return result
+
+
+def _sliders(method: Any, unseen: dict[str, Pair]) -> dict[str, Any]:
+    """Of each slider: the share of photos that it moves the right way, and its attribute's mean range, -1 to +1."""
     import torch
 
     from diffretouch.attributes import ATTRIBUTES, attribute_scores, attribute_view
 
-    # c = 0, then each slider at -1 and at +1.
-    conditions = np.zeros((1 + 2 * len(ATTRIBUTES), len(ATTRIBUTES)))
-    for number in range(len(ATTRIBUTES)):
-        conditions[1 + 2 * number : 3 + 2 * number, number] = (-1, 1)
-    sliders = {name: list(conditions[:, number]) for number, name in enumerate(ATTRIBUTES)}
-    retouched, scores = [], []
-    for photo in photos:
-        noise = [torch.Generator().manual_seed(seed) for _ in conditions]
-        grids = pipe([photo] * len(conditions), **sliders, generator=noise, output_type="grid").grids
-        made = [grid.apply(photo.astype(np.float32)) for grid in grids]
-        views = [attribute_view(torch.from_numpy(picture).permute(2, 0, 1)[None]) for picture in made]
-        retouched.append(made[0])
-        scores.append(attribute_scores(torch.cat(views)).numpy())
-    table = np.stack(scores)  # (photos, 1 + 2 per slider, attributes)
-    curves = {}
-    for number, slider in enumerate(ATTRIBUTES):
-        low, zero, high = (table[:, row, number] for row in (1 + 2 * number, 0, 2 + 2 * number))
-        curves[slider] = {
-            "curve": [float(score.mean()) for score in (low, zero, high)],
-            "right_way": float(np.mean(high > low)),
+    def score(picture: np.ndarray, number: int) -> float:
+        view = attribute_view(torch.from_numpy(picture).permute(2, 0, 1)[None].float())
+        return float(attribute_scores(view)[0, number])
+
+    found = {}
+    for number, name in enumerate(ATTRIBUTES):
+        moved = [
+            score(method(photo, **{name: 1.0}), number) - score(method(photo, **{name: -1.0}), number)
+            for photo, _ in unseen.values()
+        ]
+        found[name] = {"right_way": float(np.mean(np.array(moved) > 0)), "range": float(np.mean(moved))}
+    return found
+
+
+def curve(options: argparse.Namespace) -> dict[str, Any]:
+    """LUT, nearest looks and look from 1, 2, 5 ... of the pairs, spread evenly; adapters by their count, N=FOLDER."""
+    train, unseen = (read_pairs(options.pairs / part) for part in ("train", "unseen"))
+    pairs = list(train.values())
+    adapters = dict(given.split("=", 1) for given in options.adapters)
+    rows: dict[str, Any] = {}
+    for count in [count for count in COUNTS if count <= len(pairs)]:
+        used = [pairs[number * len(pairs) // count] for number in range(count)]
+        methods = {
+            "LUT from the same pairs": lut_of(used),
+            **{
+                f"look of the {k} nearest photo{'s' * (k > 1)}": nearest_look(used, k)
+                for k in NEIGHBOURS
+                if k <= count
+            },
+            "look": look_of(used),
         }
-    return retouched, curves
+        if str(count) in adapters:
+            methods["ours"] = model_of(options.model, adapters[str(count)], options.seed)
+        rows[str(count)] = figures({name: errors_of(method, unseen) for name, method in methods.items()})
+        print(count, {name: round(row["mean"], 2) for name, row in rows[str(count)].items()}, flush=True)
+    return rows
+
+
+def controls(options: argparse.Namespace) -> dict[str, Any]:
+    """How much worse the style is served by what is not it: of each control the paired difference to the real thing.
+
+    Another photographer's pairs, reversed pairs, pairs of different photos, the mean of all training targets as a
+    picture, and what was made for another photo.
+    """
+    from diffretouch.evaluation.intervals import difference_figure, resamples
+
+    train, unseen = (read_pairs(options.pairs / part) for part in ("train", "unseen"))
+    pairs = list(train.values())
+    targets = [after for _, after in pairs]
+    mismatched = [(before, _resized(pairs[n - 1][1], before.shape)) for n, (before, _) in enumerate(pairs)]
+    average = np.mean([_resized(target, (_LONG_SIDE, _LONG_SIDE)) for target in targets], axis=0)
+    adapters = dict(given.split("=", 1) for given in options.adapters)
+    ours = model_of(options.model, adapters.pop("ours"), options.seed) if adapters else look_of(pairs)
+    others: dict[str, Method] = {
+        "another photographer's look": look_of(list(read_pairs(options.other / "train").values())),
+        "look of reversed pairs": lut_of([(after, before) for before, after in pairs]),
+        "look of mismatched pairs": lut_of(mismatched),
+        "the mean of all training targets": lambda photo: _resized(average, photo.shape),
+        **{f"adapter: {name}": model_of(options.model, adapter, options.seed) for name, adapter in adapters.items()},
+    }
+    errors = errors_of(ours, unseen)
+    samples = resamples(len(unseen), seed=0)
+    found = {name: errors_of(method, unseen) for name, method in others.items()}
+    photos = [photo for photo, _ in unseen.values()]
+    made = [
+        ours(photo, photos[number - 1]) if options.adapters else _resized(ours(photos[number - 1]), photo.shape)
+        for number, photo in enumerate(photos)
+    ]
+    found["the wrong query"] = [distance(one, target) for one, (_, target) in zip(made, unseen.values(), strict=True)]
+    rows = {name: {"worse_by": difference_figure(values, errors, samples)} for name, values in found.items()}
+    return {"ours": float(np.mean(errors)), "controls": rows}
+
+
+def save_sheet(
+    methods: dict[str, Method], unseen: dict[str, Pair], errors: dict[str, list[float]], path: Path
+) -> None:
+    """Six photos, the worst of the last row among them: before, after, and what each method makes of it."""
+    from PIL import Image
+
+    names = list(unseen)
+    worst = int(np.argmax(list(errors.values())[-1]))
+    chosen = sorted({worst, *(number * len(names) // 5 for number in range(5))})
+    rows = []
+    for number in chosen:
+        photo, target = unseen[names[number]]
+        cells = [photo, target, *(method(photo) for method in list(methods.values())[1:])]
+        rows.append(np.concatenate([_resized(cell.astype(np.float32), (200, 266)) for cell in cells], axis=1))
+    Image.fromarray(np.round(np.concatenate(rows) * 255).astype(np.uint8)).save(path, quality=92)
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The figures as Markdown tables."""
-    from diffretouch.attributes import ATTRIBUTES
-
-    base = result["methods"]["base"]["mean_delta_e"]
-    lines = ["| | Delta E 2000 | worst photo | of the base |", "| --- | ---: | ---: | ---: |"]
-    for name, method in result["methods"].items():
-        mean = method["mean_delta_e"]
-        lines.append(f"| {name} | {mean:.2f} | {max(method['delta_e']):.2f} | {100 * mean / base:.0f}% |")
-    lines += ["", "| slider, own attribute at -1 / 0 / +1 (right way) | " + " | ".join(ATTRIBUTES) + " |"]
-    lines += ["| --- |" + " ---: |" * len(ATTRIBUTES)]
-    for name, method in result["methods"].items():
-        if "sliders" in method:
-            cells = [
-                f"{' / '.join(f'{score:.3g}' for score in curve['curve'])} ({100 * curve['right_way']:.0f}%)"
-                for curve in method["sliders"].values()
-            ]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    """The figures of `measure` as Markdown."""
+    lines = ["| | Delta E 2000 | 95% interval | worst photo |", "| --- | ---: | ---: | ---: |"]
+    for name, row in result["delta_e_2000"].items():
+        low, high = row["interval"]
+        lines.append(f"| {name} | {row['mean']:.2f} | {low:.2f}, {high:.2f} | {row['worst']:.1f} |")
     return "\n".join(lines)
-
-
-def save_sheet(pictures: list[list[np.ndarray]], path: Path, num_photos: int = 6, height: int = 200) -> None:
-    """One photo per row: before, after, base, adapters, as `measure` orders them."""
-    from PIL import Image
-
-    chosen = [pictures[number * len(pictures) // num_photos] for number in range(min(num_photos, len(pictures)))]
-    rows = []
-    for row in chosen:
-        size = (height * 4 // 3, height)
-        cells = [Image.fromarray(np.round(picture * 255).astype(np.uint8)).resize(size) for picture in row]
-        rows.append(np.concatenate([np.asarray(cell) for cell in cells], axis=1))
-    Image.fromarray(np.concatenate(rows)).save(path, quality=92)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; see the file's first lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    pairs = commands.add_parser("pairs", help="make before/after folders")
+    pairs = commands.add_parser("pairs", help="make before/after folders in a style")
+    pairs.set_defaults(run=write_pairs)
     pairs.add_argument("photos", type=Path, help="folder made by dataset_card/fetch_photos.py")
-    pairs.add_argument("out", type=Path, help="folder to write")
+    pairs.add_argument("--style", choices=_STYLES, default=_STYLES[0], help="(default: %(default)s)")
+    pairs.add_argument("--noisy", action="store_true", help="spoil every fifth training pair")
     pairs.add_argument("--num_train", type=int, default=40, help="(default: %(default)s)")
-    pairs.add_argument("--num_unseen", type=int, default=20, help="(default: %(default)s)")
-    pairs.add_argument("--long_side", type=int, default=768, help="pixels (default: %(default)s)")
-    measured = commands.add_parser("measure", help="base model and adapters on the unseen pairs")
-    measured.add_argument("pairs", type=Path, help="folder written by `pairs`")
-    measured.add_argument("adapters", nargs="+", help="folders or Hub ids")
-    measured.add_argument("--model", default="bundled", help="'bundled', a folder or a Hub id (default: %(default)s)")
-    measured.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    measured.add_argument("--picture", type=Path, help="write before / after / base / adapters of six photos there")
-    measured.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
+    pairs.add_argument("--num_unseen", type=int, default=24, help="(default: %(default)s)")
+    real = commands.add_parser("real", help="split a folder of NAME_input.* and NAME_expert.*")
+    real.set_defaults(run=write_real)
+    real.add_argument("folder", type=Path)
+    for parser_of_pairs in (pairs, real):
+        parser_of_pairs.add_argument("out", type=Path, help="folder to write")
+        parser_of_pairs.add_argument("--long_side", type=int, default=768, help="pixels (default: %(default)s)")
+    for name, run in (("measure", measure), ("curve", curve), ("controls", controls)):
+        command = commands.add_parser(name, help=(run.__doc__ or "").splitlines()[0])
+        command.set_defaults(run=run)
+        command.add_argument("pairs", type=Path, help="folder written by `pairs` or `real`")
+        command.add_argument("adapters", nargs="*", metavar="NAME=FOLDER", help="adapters, the one to judge last")
+        command.add_argument(
+            "--model", default="bundled", help="'bundled', a folder or a Hub id (default: %(default)s)"
+        )
+        command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+        command.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
+        if run is measure:
+            command.add_argument("--picture", type=Path, help="write what every row makes of six photos there")
+        if run is controls:
+            command.add_argument("--other", type=Path, required=True, help="pairs of another style")
     return parser.parse_args(arguments)
-
-
-def run(options: argparse.Namespace) -> None:
-    """Do what the command line says."""
-    if options.command == "pairs":
-        write_pairs(options.photos, options.out, options.num_train, options.num_unseen, options.long_side)
-        return
-    from diffretouch import BUNDLED_MODEL
-    from diffretouch.files import save_json
-
-    model = BUNDLED_MODEL if options.model == "bundled" else options.model
-    result, pictures = measure(options.pairs / "unseen", model, options.adapters, options.seed)
-    save_json(result, options.output)
-    if options.picture is not None:
-        save_sheet(pictures, options.picture)
-    print(format_table(result))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on what was wrong."""
+    options = parse_arguments(arguments)
     try:
-        run(parse_arguments(arguments))
+        result = options.run(options)
+        if result is not None:
+            from diffretouch.files import save_json
+
+            save_json(result, options.output)
+            if options.run is measure:
+                print(format_table(result))
     except (OSError, TypeError, ValueError) as error:
         print(f"my_style.py: {error}", file=sys.stderr)
         return 2

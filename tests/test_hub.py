@@ -47,6 +47,7 @@ MODEL_CODE = Path(diffretouch.__file__).parent / "model"
 CODE_FILES = [
     "adapter_file_diffretouch.py",
     "adapter_layers_diffretouch.py",
+    "adapter_look_diffretouch.py",
     "checks_diffretouch.py",
     "folder_diffretouch.py",
     "grid_head/modeling_affine_grid.py",

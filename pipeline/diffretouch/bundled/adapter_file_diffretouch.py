@@ -1,6 +1,6 @@
 """The file of an adapter: read, checked against itself and against the base it is loaded into.
 
-This file travels with every model on the Hub, so it imports nothing of the package.
+This file travels with every model on the Hub, so it imports nothing of the package but its neighbours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from huggingface_hub.errors import (  # noqa: E402
 from safetensors import SafetensorError, safe_open  # noqa: E402
 from safetensors.torch import save  # noqa: E402
 
+from .adapter_look_diffretouch import LOOK_TENSORS, check_look  # noqa: E402
+
 ADAPTER_FILE = LORA_WEIGHT_NAME_SAFE
 """The one file of an adapter."""
 
@@ -52,12 +54,14 @@ _UNSUPPORTED = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pa
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that was read: `layers` by "<UNet layer>.lora_A.weight", `whole` by "grid_head.*" and the like."""
+    """An adapter that was read: `layers` by "<UNet layer>.lora_A.weight", `whole` by "grid_head.*" and the like, and
+    `look` by `LOOK_TENSORS`."""
 
     layers: dict[str, torch.Tensor]
     whole: dict[str, torch.Tensor]
     rank: int
     alpha: float
+    look: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def targets(self) -> list[str]:
@@ -113,7 +117,8 @@ def write_adapter(
 ) -> None:
     """The file appears whole or not at all; `save_function` takes (tensors, path) and keeps no metadata."""
     layers = {f"unet.{name}": tensor for name, tensor in adapter.layers.items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (layers | adapter.whole).items()}
+    named = layers | adapter.whole | adapter.look
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
     lora = {"unet.r": adapter.rank, "unet.lora_alpha": adapter.alpha, "unet.target_modules": adapter.targets}
     metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(lora)}
     if base is not None:
@@ -152,22 +157,25 @@ def describes_base(base: Any) -> bool:
 def parse_adapter(tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any] | None, argument: str) -> Adapter:
     """Check what needs no model; `settings` is a `LoraConfig` as a dict, None = alpha is the rank. Errors begin with
     `argument`."""
-    layers, whole = {}, {}
+    layers, whole, look = {}, {}, {}
     for name, tensor in tensors.items():
         if name.startswith("unet.") and name.endswith((".lora_A.weight", ".lora_B.weight")):
             layers[name.removeprefix("unet.")] = tensor
         elif name.startswith(WHOLE_PARTS) and ".lora_" not in name and ".base_layer." not in name:
             whole[name] = tensor
+        elif name in LOOK_TENSORS:
+            look[name] = tensor
         else:
-            parts = ", ".join(f"{part}*" for part in WHOLE_PARTS)
+            parts = ", ".join([*(f"{part}*" for part in WHOLE_PARTS), *LOOK_TENSORS])
             raise ValueError(f"{argument} has to hold LoRA layers of the UNet and {parts} only, got {name!r}.")
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or not tensor.isfinite().all():
             raise ValueError(f"{argument} has to hold finite floating-point tensors, got {name} that is not.")
+    check_look(look, argument)
     ranks = sorted({tensor.shape[0] for name, tensor in layers.items() if "lora_A" in name and tensor.ndim})
     if len(ranks) != 1:
         raise ValueError(f"{argument} has to hold LoRA layers of one rank, got {ranks or 'none'}.")
     if settings is None:
-        return Adapter(layers, whole, ranks[0], float(ranks[0]))
+        return Adapter(layers, whole, ranks[0], float(ranks[0]), look)
     unsupported = [name for name in _UNSUPPORTED if settings.get(name)]
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if unsupported:
@@ -176,7 +184,7 @@ def parse_adapter(tensors: Mapping[str, torch.Tensor], settings: Mapping[str, An
         raise ValueError(
             f"{argument} has to state its rank, {ranks[0]}, and a finite alpha, got {rank!r} and {alpha!r}."
         )
-    return Adapter(layers, whole, ranks[0], float(alpha))
+    return Adapter(layers, whole, ranks[0], float(alpha), look)
 
 
 def check_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -16,6 +16,7 @@ from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_off
 from diffusers.loaders.lora_base import LoraBaseMixin
 
 from .adapter_file_diffretouch import Adapter
+from .adapter_look_diffretouch import AdapterLook, blended
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class _Loaded:
     """What peft does not keep of the adapters of a UNet."""
 
     whole: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)  # adapter -> name -> tensor
+    looks: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)  # adapter -> name -> tensor
     weights: dict[str, AdapterWeight] = field(default_factory=dict)  # of the active adapters
     enabled: bool = True
     fused: dict[str, AdapterWeight] = field(default_factory=dict)  # adapter -> the weight it is fused at
@@ -192,10 +194,26 @@ class AdapterLayersMixin(LoraBaseMixin):
         with self._without_offloading():
             self._blend()
 
+    @property
+    def _in_effect(self) -> dict[str, AdapterWeight]:
+        """The adapters that change pictures now, with their weights."""
+        loaded = self._loaded
+        return loaded.fused or (loaded.weights if loaded.enabled else {})
+
+    def keep_look(self, name: str, look: dict[str, torch.Tensor]) -> None:
+        """Give the adapter `name` a look, by `LOOK_TENSORS`, or take it away where there are no tensors."""
+        self._loaded.looks.pop(name, None)
+        if look:
+            self._loaded.looks[name] = look
+
+    def look_in_effect(self, scale: float = 1.0) -> AdapterLook | None:
+        """The looks of the adapters in effect, at `scale` times their weights, blended; None if none has one."""
+        looks = self._loaded.looks
+        return blended((scale * w.elsewhere, looks[name]) for name, w in self._in_effect.items() if name in looks)
+
     def _blend(self, scale: float = 1.0) -> None:
         """Make what adapters hold whole base + scale sum_i w_i (tuned_i - base), over the adapters in effect."""
-        loaded = self._loaded
-        in_effect = loaded.fused or (loaded.weights if loaded.enabled else {})
+        loaded, in_effect = self._loaded, self._in_effect
         tensors = self._tensors()
         for name in {name for whole in loaded.whole.values() for name in whole} - loaded.replaced.keys():
             loaded.replaced[name] = tensors[name].to("cpu", copy=True)

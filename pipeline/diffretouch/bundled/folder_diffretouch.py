@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 CODE_MODULES = (
     "adapter_file_diffretouch",
     "adapter_layers_diffretouch",
+    "adapter_look_diffretouch",
     "checks_diffretouch",
     "folder_diffretouch",
     "lora_diffretouch",

@@ -6,11 +6,11 @@ them, because diffusers brings along what this file itself names.
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -25,6 +25,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from .adapter_file_diffretouch import ADAPTER_FILE  # noqa: F401 (brought along for lora_diffretouch.py)
 from .adapter_layers_diffretouch import AdapterLayersMixin  # noqa: F401
+from .adapter_look_diffretouch import AdapterLook, features_at_rest
 from .checks_diffretouch import (
     attention_arguments,
     check_callback,
@@ -44,7 +45,7 @@ from .folder_diffretouch import SelfContainedFolderMixin, of_the_package
 from .lora_diffretouch import DiffRetouchLoraLoaderMixin
 from .photo_statistics_diffretouch import class_labels
 from .pictures_diffretouch import as_float, as_output, is_grey, model_view, planes
-from .sampling_diffretouch import are_middle, one_generator_each, set_timesteps
+from .sampling_diffretouch import are_middle, one_generator_each, set_timesteps, step_arguments
 from .sampling_diffretouch import truncated_timesteps as truncated_timesteps  # imported from here too
 
 ATTRIBUTES = ("colorfulness", "brightness", "contrast", "temperature")
@@ -261,19 +262,19 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         photo_latents = photo_latents.repeat_interleave(num_variants, 0)  # (N, 3, h, w)
         condition = self.encode_sliders(sliders, len(photos))  # (P, 1, 4)
         condition = condition.repeat_interleave(num_variants, 0).to(device, dtype)  # (N, 1, 4)
-        labels = self.class_labels(views, condition)  # (N, 142) or None
 
         # 3. The schedule and the initial noise.
-        schedule = set_timesteps(self.scheduler, steps, timesteps, self.config.min_timestep, device)
-        self._num_timesteps = len(schedule)
-        latents = self.prepare_latents(batch_size, dtype, device, generator, latents, num_variants)  # (N, 4, h, w)
+        start = partial(set_timesteps, self.scheduler, steps, timesteps, self.config.min_timestep, device)
+        self._num_timesteps = len(start())
+        noise = self.prepare_latents(batch_size, dtype, device, generator, latents, num_variants)  # (N, 4, h, w)
 
         # 4. Denoise; the affine features of the last call carry the retouch.
+        look, step_kwargs = self.look_in_effect(lora_scale), step_arguments(self.scheduler, generator)
+        denoise = partial(self._denoise, start, noise, photo_latents, views, attention, step_kwargs)
         with self._at_lora_scale(lora_scale):
-            latents, features = self._denoise(
-                schedule, latents, photo_latents, condition, labels, attention, self._step_kwargs(generator), *callback
-            )
-            grids = self._grids(features, views, condition)
+            latents, features = denoise(condition, *callback)
+            at_rest = features_at_rest(look, features, condition, denoise)
+            grids = self._grids(features, views, condition, look, at_rest)
 
         # 5. Apply the grids to the photos at their own size.
         images: Any = {"latent": latents, "grid": grids}.get(output_type)
@@ -285,18 +286,19 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
 
     def _denoise(
         self,
-        schedule: torch.Tensor,
+        start: Callable[[], torch.Tensor],
         latents: torch.Tensor,
         photo_latents: torch.Tensor,
-        condition: torch.Tensor,
-        labels: torch.Tensor | None,
+        views: list[torch.Tensor],
         attention: dict[str, Any],
         step_kwargs: dict[str, Any],
-        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None,
-        callback_on_step_end_tensor_inputs: Sequence[str],
+        condition: torch.Tensor,
+        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = (),
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Noise (N, 4, h, w), photos (N, 3, h, w), c (N, 1, 4), class labels (N, 142) or None -> the last latents, and
-        of the UNet's last call the affine features (N, C, h, w)."""
+        """Noise (N, 4, h, w), photos (N, 3, h, w), their views, c (N, 1, 4) -> the last latents, and the affine
+        features (N, C, h, w) of the UNet's last call. `start` sets the scheduler's timesteps."""
+        schedule, labels = start(), self.class_labels(views, condition)  # labels (N, 142) or None
         with self.progress_bar(total=len(schedule)) as progress_bar:
             for i, t in enumerate(schedule):
                 unet_input = torch.cat([self.scheduler.scale_model_input(latents, t), photo_latents], dim=1)
@@ -411,28 +413,35 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
         height, width = (size, size) if isinstance(size, int) else size
         return (batch_size, self.unet.config.in_channels - 3, height, width)
 
-    def _step_kwargs(self, generator: Any) -> dict[str, Any]:
-        accepted = inspect.signature(self.scheduler.step).parameters
-        return {"generator": generator} if "generator" in accepted else {}
-
-    def _grids(self, features: torch.Tensor, views: list[torch.Tensor], condition: torch.Tensor) -> list[Any]:
-        """Affine features (N, C, h, w) of the last call -> N grids.
+    def _grids(
+        self,
+        features: torch.Tensor,
+        views: list[torch.Tensor],
+        condition: torch.Tensor,
+        look: AdapterLook | None,
+        at_rest: torch.Tensor,
+    ) -> list[Any]:
+        """Affine features (N, C, h, w) of the last call, and at c = 0, -> N grids, with the look of the adapters.
 
         Black-and-white photos, by their views (3, S, S), stay so exactly, unless c (N, 1, 4) asks for warmth or
-        colour.
+        colour, or the look gives them some.
         """
         head = self.grid_head
         # Components can differ in dtype, and in device when only some are offloaded; a head on "meta" has hooks that
         # fetch it to its input.
         device = features.device if head.device.type == "meta" else head.device
-        grids = head.grids(head(features.to(device, head.dtype)))
+        coefficients = head(features.to(device, head.dtype))
+        if look is not None and look.share != 1:
+            coefficients = look.kept(coefficients, head(at_rest.to(device, head.dtype)))
+        grids = head.grids(coefficients)
         toning = [self.config.attributes.index(name) for name in ("colorfulness", "temperature")]
         toned = (condition[:, 0, toning] != 0).any(1).tolist()
-        grey = [is_grey(view) for view in views for _ in range(len(grids) // len(views))]
-        return [
-            grid.neutral() if colourless and not asked else grid
-            for grid, colourless, asked in zip(grids, grey, toned, strict=True)
+        views = [view for view in views for _ in range(len(grids) // len(views))]
+        grids = [
+            grid.neutral() if is_grey(view) and not asked else grid
+            for grid, view, asked in zip(grids, views, toned, strict=True)
         ]
+        return grids if look is None else [look.after(*pair) for pair in zip(grids, views, strict=True)]
 
     def _pictures(
         self,

@@ -97,3 +97,8 @@ def set_timesteps(
             return visited
     kind = type(scheduler).__name__
     raise ValueError(f"`scheduler` has to visit {steps} training timesteps of at least {first}, {kind} does not.")
+
+
+def step_arguments(scheduler: Any, generator: Any) -> dict[str, Any]:
+    """What a step of the scheduler takes beside output, timestep and latents."""
+    return {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}

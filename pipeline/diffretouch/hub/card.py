@@ -205,6 +205,7 @@ def _adapter(folder: Path) -> _Subject:
         "Base": named,
         "LoRA": f"rank {adapter.rank}, alpha {adapter.alpha:g}, on {len(adapter.targets)} layers of the UNet",
         "Trained whole": ", ".join(whole) or "nothing",
+        **_start(recorded.get("look")),
         "Size": _amount(sum(tensor.numel() for tensor in tensors.values())),
     }
     return _Subject(
@@ -218,6 +219,15 @@ def _adapter(folder: Path) -> _Subject:
         origin=dict(recorded.get("provenance") or {}),
         base=hub_id(recorded.get("model")),
     )
+
+
+def _start(recorded: Any) -> dict[str, str]:
+    """What training started from and why, as it was recorded; nothing of an adapter that records something else."""
+    errors = recorded.get("held_back_delta_e") if isinstance(recorded, Mapping) else None
+    if not isinstance(errors, Mapping) or not all(isinstance(error, (int, float)) for error in errors.values()):
+        return {}
+    listed = ", ".join(f"{name} {error:.2f}" for name, error in errors.items())
+    return {"Start": f"{recorded.get('chosen')}; Delta E 2000 on held-back pairs: {listed}"}
 
 
 def _link(base: str) -> str:
@@ -332,8 +342,8 @@ save_photo(photo.retouch(grid), "retouched.jpg")
 ```
 
 `pipe.set_adapters("style", 0.7)` weakens it, `pipe.set_adapters(["style", "other"], [0.5, 0.5])` mixes two,
-`pipe.fuse_lora()` puts it into the weights and `pipe.unload_lora_weights()` takes it away again. Where diffusers alone
-is installed, load the base with `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`.
+`pipe.unload_lora_weights()` takes it away; `pipe.fuse_lora()` puts one without a look into the weights. Where
+diffusers alone is installed, load the base with `DiffusionPipeline.from_pretrained(..., trust_remote_code=True)`.
 
 {_SLIDER_TABLE}"""
 

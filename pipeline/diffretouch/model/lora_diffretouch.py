@@ -5,7 +5,8 @@
     pipe.unload_lora_weights()                                   # the model as it was, bit for bit
 
 An adapter is one file, `pytorch_lora_weights.safetensors`: low-rank updates of UNet layers (LoRA, arXiv 2106.09685,
-section 4.1), the parts that were trained whole beside them, and in its metadata what it was made with and for.
+section 4.1), the parts that were trained whole beside them, the look of its style where it has one
+(adapter_look_diffretouch.py), and in its metadata what it was made with and for.
 
 This file travels with every model on the Hub, so it imports nothing of the package but its neighbours.
 """
@@ -49,8 +50,9 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
     """Adapters for `DiffRetouchPipeline`, with the methods that pipelines of diffusers have.
 
     Several adapters may be loaded at once. At weights w_i, a LoRA layer is W + sum_i w_i (alpha_i / r_i) B_i A_i, and
-    what adapters hold whole is base + sum_i w_i (tuned_i - base). Everything can be undone exactly: weights that are
-    replaced or fused into are kept and put back, never computed back.
+    what adapters hold whole is base + sum_i w_i (tuned_i - base), looks alike, from one that changes nothing.
+    Everything can be undone exactly: weights that are replaced or fused into are kept and put back, never computed
+    back.
 
     Adapters need `peft` and `transformers`. A call that raises leaves the pipeline as it was.
     """
@@ -106,6 +108,7 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
             else:
                 self._inject(name, adapter, low_cpu_mem_usage)
             self._loaded.whole[name] = adapter.whole
+            self.keep_look(name, adapter.look)
             self._blend()
 
     @classmethod
@@ -171,6 +174,7 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
         *,
         whole_modules: Mapping[str, torch.Tensor] | None = None,
         base_metadata: Mapping[str, Any] | None = None,
+        look: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Write an adapter, which `load_lora_weights` loads; the file appears whole or not at all.
 
@@ -186,6 +190,7 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
                 `unet.conv_in.*`, `unet.conv_out.*`.
             base_metadata: `pipe.lora_base_metadata()` of the model before training, and whatever else is to be kept,
                 as JSON can hold it; without it, the adapter would load into other models.
+            look: "look.table" and "look.share", see adapter_look_diffretouch.py; None = no look.
 
         Raises:
             TypeError, ValueError: if an argument is not as described, or a tensor is not finite.
@@ -198,7 +203,7 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
             raise TypeError(f"`unet_lora_adapter_metadata` has to be None or a dict, got {kind}.")
         if base_metadata is not None and not describes_base(base_metadata):
             raise ValueError(f"`base_metadata` has to be made by `lora_base_metadata()`, got {base_metadata!r:.80}.")
-        tensors = cls.pack_weights(unet_lora_layers, cls.unet_name) | dict(whole_modules or {})
+        tensors = cls.pack_weights(unet_lora_layers, cls.unet_name) | dict(whole_modules or {}) | dict(look or {})
         adapter = parse_adapter(tensors, unet_lora_adapter_metadata, "`unet_lora_layers`")
         if is_main_process:
             write_adapter(Path(save_directory, weight_name or ADAPTER_FILE), adapter, base_metadata, save_function)
@@ -267,6 +272,7 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
             self._bare_unet.delete_adapters(names)
         for name in names:
             self._loaded.whole.pop(name, None)
+            self._loaded.looks.pop(name, None)
         self._activate({name: weight for name, weight in self._loaded.weights.items() if name not in names})
 
     def disable_lora(self) -> None:
@@ -316,7 +322,7 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
             adapter_names: None = the active ones.
 
         Raises:
-            TypeError, ValueError: naming the argument.
+            TypeError, ValueError: naming the argument; if an adapter has a look, for which weights have no place.
         """
         _check_components(components)
         scale = _number("lora_scale", lora_scale)
@@ -328,6 +334,9 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
         names = self._check_loaded(list(loaded.weights) if adapter_names is None else adapter_names)
         if not names:
             raise ValueError("`adapter_names` has to be at least one loaded adapter, got none.")
+        if any(name in loaded.looks for name in names):
+            having = [name for name in names if name in loaded.looks]
+            raise ValueError(f"`adapter_names` has to be adapters without a look to be fused, got {having} with one.")
         after = before | {name: loaded.weights.get(name, AdapterWeight()).times(scale) for name in names}
         with self._without_offloading():
             try:

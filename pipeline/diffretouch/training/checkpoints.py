@@ -127,6 +127,13 @@ def best_so_far(output_dir: Path, metric: str) -> float:
     return min((record[metric] for record in records if metric in record), default=math.inf)
 
 
+def since_best(output_dir: Path, metric: str) -> int:
+    """Validations in `output_dir/log.jsonl` after the first that was best."""
+    lines = (output_dir / _LOG).read_text().splitlines()
+    values = [record[metric] for record in map(json.loads, lines) if metric in record]
+    return len(values) - 1 - values.index(min(values))
+
+
 def cut_log(output_dir: Path, step: int) -> None:
     """Drop what `output_dir/log.jsonl` says about the steps after `step`, which are run again, and a half line."""
     log = output_dir / _LOG

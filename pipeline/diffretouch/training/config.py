@@ -84,6 +84,11 @@ class TrainingConfig:
     # Trained whole and saved with the adapter, any of grid_head, conv_in, conv_out. The head makes every grid from
     # four features, too few to bend towards a new style by low rank.
     lora_train_whole: list[str] = field(default_factory=lambda: ["grid_head", "conv_in", "conv_out"])
+    # First fit a look to the pairs, and keep it in the adapter where it is nearer to held-back targets than nothing.
+    # Where the look alone is nearest, no step is trained: LoRA could only unlearn what the model does by itself.
+    fit_look: bool = False
+    # Of training pairs; below it the look is all that is learned. 8 in `my_style`: fewer pairs are learned by heart.
+    fewest_pairs: int = 1
 
     # How long
     max_train_steps: int = 6000  # optimiser steps
@@ -120,6 +125,8 @@ class TrainingConfig:
     timestep_power: float = 1.5  # t = min + (max - min) u^power: above 1, low noise, where grids are read, counts more
 
     # Conditions
+    # Pairs of each batch that are also retouched as in use, sampled from pure noise at c = 0; their last call learns.
+    sampled_batch_size: int = 0
     condition_dropout: float = 0.15  # share of pairs trained with c = 0: any expert, which noise then picks
     attribute_dropout: float = 0.3  # chance of each other c_i to be 0: sliders have to work one at a time
     condition_jitter: float = 0.25  # half-width of uniform noise on c: five experts leave gaps on a slider's way
@@ -135,6 +142,8 @@ class TrainingConfig:
     num_validation_photos: int = 8
     # What `output_dir`/best is best at; per expert of a photo: "delta_e_c0", all sliders at 0, or "delta_e_oracle"
     metric_for_best_model: str = "delta_e_c0"
+    # Validations without a better one after which a run stops; `final` is then the best, not the last
+    patience: int | None = None
     logging_steps: int = 50
     report_to: str = "tensorboard"  # "tensorboard" | "wandb" | "none"
 
@@ -222,6 +231,8 @@ _BOUNDS = {
     "seed": (0, 2**32 - 1),
     "lora_rank": (1, math.inf),
     "max_train_steps": (1, math.inf),
+    "fewest_pairs": (1, math.inf),
+    "patience": (1, math.inf),
     "train_batch_size": (1, math.inf),
     "gradient_accumulation_steps": (1, math.inf),
     "lr_warmup_steps": (0, math.inf),
@@ -293,9 +304,12 @@ def _check(config: TrainingConfig) -> None:
         raise ValueError("`lora_target_modules` has to name at least one kind of module, got none.")
     if not set(config.lora_train_whole) <= set(WHOLE_MODULES):
         raise ValueError(f"`lora_train_whole` has to be a list from {WHOLE_MODULES}, got {config.lora_train_whole}.")
-    some, all_pairs = config.contrastive_batch_size, config.train_batch_size
-    if not 0 <= some <= all_pairs:
-        raise ValueError(f"`contrastive_batch_size` has to be in [0, {all_pairs}], got {some}.")
+    all_pairs = config.train_batch_size
+    for name in ("contrastive_batch_size", "sampled_batch_size"):
+        if not 0 <= value[name] <= all_pairs:
+            raise ValueError(f"`{name}` has to be in [0, {all_pairs}], got {value[name]}.")
+    if config.fit_look and config.lora_rank is None:
+        raise ValueError("`fit_look` has to be false to train every weight, got true: an adapter holds the look.")
     _check_model(config.model)
 
 

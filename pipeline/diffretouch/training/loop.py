@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -35,9 +36,11 @@ from .checkpoints import (
     rotate_checkpoints,
     save_checkpoint,
     save_folder,
+    since_best,
 )
 from .config import TrainingConfig, save_config
 from .data import PairCache
+from .first_look import ALONE, FirstLook, first_look
 from .models import Adapter, starting_pipeline
 from .objective import Draw, Objective, Retoucher
 from .run_report import write_training_report
@@ -59,6 +62,7 @@ _FREE_SETTINGS = {
     "gradient_checkpointing",
     "checkpointing_steps",
     "checkpoints_total_limit",
+    "patience",
     "validation_steps",
     "num_validation_photos",
     "metric_for_best_model",
@@ -112,11 +116,11 @@ def train(config: TrainingConfig, *, resume: str | Path | None = None) -> Path:
     trainer = Trainer(config, accelerator, train_rows, state)
     watch = _Watch(trainer, validation_rows) if accelerator.is_main_process else None
 
-    with tqdm(initial=trainer.step, total=config.max_train_steps, disable=watch is None) as progress:
-        while trainer.step < config.max_train_steps:
+    with tqdm(initial=trainer.step, total=trainer.last_step, disable=watch is None) as progress:
+        while trainer.step < trainer.last_step and not accelerator.check_trigger():
             terms = trainer.advance()
-            if watch is not None:
-                watch.after_step(terms, progress)
+            if watch is not None and watch.after_step(terms, progress):
+                accelerator.set_trigger()
             progress.update()
     if watch is not None:
         watch.finish()
@@ -151,10 +155,16 @@ class _Watch:
         self._tracker = Tracker(config, trainer.step)
         self._started = time.monotonic()
         logger.info("Starting at step %d", trainer.step)
+        if trainer.untrained is not None:
+            logger.info("No step is trained: %s", trainer.untrained)
+        if config.fit_look and trainer.step == 0:
+            with trainer.averaged() as pipe:
+                self._validate(pipe)  # the start may stay the best
         if trainer.one_expert:
             logger.info("One expert per photo: c is how far the retouch moved each score, as its rank in the data set")
 
-    def after_step(self, terms: dict[str, torch.Tensor], progress: tqdm) -> None:
+    def after_step(self, terms: dict[str, torch.Tensor], progress: tqdm) -> bool:
+        """Whether the run is to stop, because validation has not become better for too long."""
         trainer, config = self._trainer, self._config
         if self._is_due(config.logging_steps):
             values = {name: round(value.item(), 5) for name, value in terms.items()}
@@ -171,6 +181,12 @@ class _Watch:
                 if saves:
                     save_checkpoint(self._output_dir, trainer.step, trainer.save_model, state)
                     rotate_checkpoints(self._output_dir, trainer.step, config.checkpoints_total_limit)
+        if not validates or config.patience is None:
+            return False
+        stops = since_best(self._output_dir, config.metric_for_best_model) >= config.patience
+        if stops:
+            logger.info("Stopping at step %d: the last %d validations were no better", trainer.step, config.patience)
+        return stops
 
     def _is_due(self, every: int) -> bool:
         return self._trainer.step % every == 0 or self._trainer.step == self._config.max_train_steps
@@ -186,8 +202,12 @@ class _Watch:
         logger.info("Step %d: %s", step, json.dumps(report))
 
     def finish(self) -> None:
-        with self._trainer.averaged():
-            save_folder(self._output_dir / "final", self._trainer.save_model)
+        final, best = self._output_dir / "final", self._output_dir / "best"
+        if self._config.patience is not None and best.is_dir():
+            save_folder(final, lambda folder: shutil.copytree(best, folder, dirs_exist_ok=True))
+        else:
+            with self._trainer.averaged():
+                save_folder(final, self._trainer.save_model)
         self._tracker.close()
         write_training_report(self._output_dir)
 
@@ -204,6 +224,8 @@ class Trainer:
     Attributes:
         step: optimiser steps done.
         one_expert: whether the data set has one expert per photo.
+        untrained: why no step is to be trained, None = they are.
+        last_step: the step to stop at.
 
     Raises:
         ValueError: if `state` belongs to another recipe, data set or model, or the recipe does not fit the model.
@@ -224,11 +246,16 @@ class Trainer:
         cache = Path(config.cache_dir or Path(config.output_dir) / "cache")
         self._pairs = PairCache(rows, self._pipe, config.pixel_size, cache, config.bad_rows, accelerator.device)
         self.one_expert = self._pairs.one_expert
+        self._first = self._first_look(state)
+        self.untrained = self._why_untrained()
+        self.last_step = config.max_train_steps if self.untrained is None else 0
         self._objective = Objective(config, self._pipe, self._pairs)
-        self._adapter = None if config.lora_rank is None else Adapter(self._pipe, config.lora_rank, config)
+        rank = config.lora_rank
+        self._adapter = None if rank is None else Adapter(self._pipe, rank, config, self._first)
         if config.gradient_checkpointing:
             self._pipe.unet.enable_gradient_checkpointing()
-        self._module = Retoucher(self._pipe.unet, self._pipe.grid_head)
+        look = self._pipe.look_in_effect()
+        self._module = Retoucher(self._pipe.unet, self._pipe.grid_head, look)
         self._trained = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
         optimizer = _optimizer(config, accelerator.device)(
             self._trained.values(),
@@ -242,6 +269,23 @@ class Trainer:
         self._model, self._optimizer = accelerator.prepare(self._module, optimizer)
         if self._ema is not None:
             self._ema.to(accelerator.device)
+
+    def _first_look(self, state: dict[str, Any] | None) -> FirstLook | None:
+        if not self.config.fit_look:
+            return None
+        if state is not None:
+            return FirstLook(*state["look"], {})
+        with_head = "grid_head" in self.config.lora_train_whole and len(self._pairs) >= self.config.fewest_pairs
+        first = first_look(self._pipe, self._pairs, with_head)
+        self._pipe.grid_head.load_state_dict(first.head, strict=False)
+        return first
+
+    def _why_untrained(self) -> str | None:
+        if self._first is None:
+            return None
+        if len(self._pairs) < self.config.fewest_pairs:
+            return f"{len(self._pairs)} pairs are fewer than `fewest_pairs`, {self.config.fewest_pairs}"
+        return "the look alone is nearest" if self._first.chosen == ALONE else None
 
     def _load(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         settings = asdict(self.config)
@@ -290,6 +334,7 @@ class Trainer:
             "model": {name: value.detach().clone() for name, value in self._trained.items()},
             "optimizer": self._optimizer.state_dict(),
             **({} if self._ema is None else {"ema": self._ema.state_dict()}),
+            **({} if self._first is None else {"look": (self._first.tensors, self._first.errors)}),
             **({} if scaler is None else {"scaler": scaler.state_dict()}),
         }
 

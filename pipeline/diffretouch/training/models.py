@@ -13,6 +13,7 @@ from ..model.modeling_latent_codec import FixedLatentCodec
 from ..model.photo_statistics_diffretouch import NUM_LABELS
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .config import ModelConfig, TrainingConfig
+from .first_look import FirstLook
 
 
 def starting_pipeline(config: TrainingConfig) -> DiffRetouchPipeline:
@@ -44,6 +45,8 @@ class Adapter:
         rank: of the updates.
         config: alpha, where to update, what to train whole.
 
+        first: the look that it starts from, and keeps; None = none was fitted.
+
     Attributes:
         base: what the adapter records of its base (`lora_base_metadata`) and of the run.
 
@@ -51,11 +54,14 @@ class Adapter:
         ValueError: if the UNet has no such modules.
     """
 
-    def __init__(self, pipe: DiffRetouchPipeline, rank: int, config: TrainingConfig):
+    def __init__(self, pipe: DiffRetouchPipeline, rank: int, config: TrainingConfig, first: FirstLook | None = None):
         from peft import LoraConfig
 
         self._pipe = pipe
+        self._look = first.tensors if first else {}
         self.base = pipe.lora_base_metadata() | {"learning_rate": config.learning_rate, "seed": config.seed}
+        if first:
+            self.base |= {"look": {"chosen": first.chosen, "held_back_delta_e": first.errors}}
         lora = LoraConfig(
             r=rank,
             lora_alpha=config.lora_alpha or rank,  # type: ignore[arg-type]  # peft computes with floats as well
@@ -79,6 +85,9 @@ class Adapter:
         self._whole: dict[str, nn.Module] = dict(parts[name] for name in config.lora_train_whole)
         for module in self._whole.values():
             module.requires_grad_(True)
+        if self._look:
+            pipe.keep_look("default", self._look)
+            pipe.set_adapters("default")
 
     def save(self, folder: Path) -> None:
         """Write what `load_lora_weights` of the base reads."""
@@ -92,6 +101,7 @@ class Adapter:
             whole_modules=whole,
             unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
             base_metadata=self.base,
+            look=self._look,
         )
 
 

@@ -10,9 +10,11 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
 from ..attributes import attribute_scores
+from ..model.adapter_look_diffretouch import AdapterLook
 from ..model.modeling_affine_grid import AffineGridHead
 from ..model.photo_statistics_diffretouch import labels_of
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
+from ..model.sampling_diffretouch import set_timesteps, step_arguments
 from . import losses
 from .config import TrainingConfig
 from .data import PairCache
@@ -22,12 +24,16 @@ REACH = 1.1
 
 
 class Retoucher(nn.Module):
-    """UNet and grid head as one module, so that both are prepared, accumulated, clipped and averaged together."""
+    """UNet and grid head as one module, so that both are prepared, accumulated, clipped and averaged together.
 
-    def __init__(self, unet: UNet2DConditionModel, grid_head: AffineGridHead):
+    What they make goes through `look`, which stays as it is.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, grid_head: AffineGridHead, look: AdapterLook | None = None):
         super().__init__()
         self.unet = unet
         self.grid_head = grid_head
+        self._look = look
 
     def forward(
         self,
@@ -45,6 +51,8 @@ class Retoucher(nn.Module):
         with torch.autocast(photo.device.type, enabled=False):
             coefficients = self.grid_head(features.float())  # (B, 12, depth, gh, gw)
             pictures = self.grid_head.retouch(coefficients, photo)
+            if self._look is not None:
+                pictures = self._look.applied(pictures)
         return noise_pred.float(), pictures
 
 
@@ -98,7 +106,7 @@ class Objective:
         self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)  # whatever the pipeline samples with
         self.timestep_range = (pipe.config.min_timestep, pipe.scheduler.config.num_train_timesteps - 1)
         self.noise_offset = pipe.config.noise_offset
-        self._unet = pipe.unet
+        self._unet, self._pipe = pipe.unet, pipe
         # Pictures differ far more than retouches of one picture; only the retouches' spread is a slider's scale.
         self.score_scale = retouch_spread(pairs)
         self._reach = REACH * slider_reach(pairs, self.score_scale) if config.contrastive == "linear" else None
@@ -167,16 +175,23 @@ class Objective:
             )
             clean, noises = torch.cat([z0, imagined]), noise[first]
         noisy = self.scheduler.add_noise(clean, noises, timesteps[first])
-        seen = photo_latents[first], conditions, photo[first], statistics[first]
-        noise_pred, pictures = model(noisy, timesteps[first], *seen)
+        inputs = [noisy, timesteps[first], photo_latents[first], conditions, photo[first], statistics[first]]
+        batch_size, m = len(z0), len(range(number, config.sampled_batch_size, parts))
+        if m:
+            sampled = self._sampled(step, other_noise[:m], photo_latents[:m], photo[:m], statistics[:m])
+            inputs = [torch.cat(both) for both in zip(inputs, sampled, strict=True)]
+        noise_pred, pictures = model(*inputs)
+        pictures, as_in_use = pictures.tensor_split([len(first)])
 
-        batch_size = len(z0)
         denoising_target = self._denoising_target(z0, noise, timesteps)
         terms = {
             "noise": losses.noise_loss(noise_pred[:batch_size], denoising_target, self._noise_weights(timesteps)),
             "pixel": losses.pixel_loss(pictures[:batch_size], target, config.pixel_loss),
         }
         loss = terms["noise"] + config.beta * terms["pixel"]
+        if m:
+            terms["sampled"] = losses.pixel_loss(as_in_use, target[:m], config.pixel_loss)
+            loss = loss + config.beta * terms["sampled"]
         if contrasts:
             chosen = torch.cat([pictures[:n], pictures[batch_size:]])
             terms["contrastive"] = self._contrastive(chosen, draw, part, n, parts)
@@ -218,6 +233,31 @@ class Objective:
         if self.scheduler.config.prediction_type == "v_prediction":
             return signal.sqrt() * noise - (1 - signal).sqrt() * output
         return (noise - (1 - signal).sqrt() * output) / signal.sqrt()
+
+    @torch.no_grad()
+    def _sampled(
+        self,
+        step: int,
+        noise: torch.Tensor,
+        photo_latents: torch.Tensor,
+        photo: torch.Tensor,
+        statistics: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Arguments of `Retoucher.forward` as the last call of sampling gets them, from pure noise and at c = 0.
+
+        What the model is asked in use is what it imagined itself, where training shows it the target's latents.
+        """
+        scheduler, settings = self._pipe.scheduler, self._pipe.config
+        steps, first = settings.default_num_inference_steps, settings.min_timestep
+        chain = set_timesteps(scheduler, steps, None, first, noise.device)
+        latents, condition = noise * scheduler.init_noise_sigma, noise.new_zeros(len(noise), 4)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        for timestep in chain[:-1]:
+            seen = scheduler.scale_model_input(latents, timestep)
+            output = predict(self._unet, seen, timestep, photo_latents, condition, statistics)[:, :4].float()
+            latents = scheduler.step(output, timestep, latents, **step_arguments(scheduler, generator)).prev_sample
+        seen = scheduler.scale_model_input(latents, chain[-1])
+        return seen, chain[-1].long().expand(len(noise)), photo_latents, condition, photo, statistics
 
     def _denoising_target(self, z0: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """What the UNet's first four channels predict: the noise, or the velocity that stands for it."""
