@@ -166,7 +166,7 @@ def test_the_state_of_an_adapter_holds_no_frozen_weights(finished: Path) -> None
 )
 def test_whole_modules_and_targets_are_a_choice(make, base: Path, tmp_path: Path, changes, expected) -> None:
     train(load_config(None, make(output_dir=tmp_path / "run", max_train_steps=2, lora_alpha=2, **changes)))
-    loaded, _, metadata = DiffRetouchPipeline.lora_state_dict(tmp_path / "run" / "final", return_lora_metadata=True)
+    loaded, metadata = DiffRetouchPipeline.lora_state_dict(tmp_path / "run" / "final")
     assert {name.rpartition(".")[0] + "." for name in loaded if "lora_" not in name} == expected
     layers = {name.split(".lora_")[0].rpartition(".")[2] for name in loaded if "lora_" in name}
     assert layers == ({"conv1", "conv2"} if "lora_target_modules" in changes else {"to_q", "to_k", "to_v", "0"})

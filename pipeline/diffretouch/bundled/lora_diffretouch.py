@@ -93,8 +93,7 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
             raise ImportError("LoRA adapters need peft and transformers: `pip install peft transformers`.")
         self._check_not_fused()
         name = self._check_adapter_name(adapter_name, hotswap)
-        hub_options["return_lora_metadata"] = True
-        tensors, _, metadata = self.lora_state_dict(pretrained_model_name_or_path_or_dict, **hub_options)
+        tensors, metadata = self.lora_state_dict(pretrained_model_name_or_path_or_dict, **hub_options)
         if is_for_other_networks(tensors):
             return self._bare_unet.load_lora_adapter(tensors, prefix=self.unet_name)  # which warns, and does no more
         adapter = parse_adapter(tensors, metadata.get("lora"), "The adapter")
@@ -130,12 +129,12 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
             weight_name, subfolder: the file, and where in the folder or repository it is; None = the usual name.
             revision, token, cache_dir, force_download, local_files_only: as in `huggingface_hub.hf_hub_download`.
             use_safetensors: not False, because pickles are never opened.
-            return_lora_metadata: give the metadata too.
+            return_lora_metadata: give what diffusers does then.
 
         Returns:
-            {name: tensor} and None, as diffusers does for files that state alpha in their metadata; with
-            `return_lora_metadata` also that: "lora" (`r`, `lora_alpha`, `target_modules`) and "base" (see
-            `lora_base_metadata`), each None if other software wrote the file without. Tensors in memory have none.
+            {name: tensor} and the metadata: "lora" (`r`, `lora_alpha`, `target_modules`) and "base" (see
+            `lora_base_metadata`; None if other software wrote the file). Tensors in memory have no metadata. With
+            `return_lora_metadata` None stands between them, where diffusers has alphas that no metadata states.
 
         Raises:
             TypeError, ValueError: if it is no safetensors file, is damaged, or contradicts itself in rank and alpha.
@@ -156,36 +155,35 @@ class DiffRetouchLoraLoaderMixin(AdapterLayersMixin):
                 "`pretrained_model_name_or_path_or_dict` has to be a folder, file, Hub id or dict of tensors, got "
                 f"{kind}."
             )
-        return (tensors, None, metadata) if return_lora_metadata else (tensors, None)
+        return (tensors, None, metadata) if return_lora_metadata else (tensors, metadata)
 
     @classmethod
     def save_lora_weights(
         cls,
         save_directory: str | os.PathLike,
         unet_lora_layers: Mapping[str, torch.Tensor] | torch.nn.Module,
-        is_main_process: bool = True,
+        whole_modules: Mapping[str, torch.Tensor] | None = None,
+        unet_lora_adapter_metadata: Mapping[str, Any] | None = None,
+        base_metadata: Mapping[str, Any] | None = None,
         weight_name: str | None = None,
+        is_main_process: bool = True,
         save_function: Callable[[dict[str, torch.Tensor], str], Any] | None = None,
         safe_serialization: bool = True,
-        unet_lora_adapter_metadata: Mapping[str, Any] | None = None,
-        *,
-        whole_modules: Mapping[str, torch.Tensor] | None = None,
-        base_metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Write an adapter, which `load_lora_weights` loads; the file appears whole or not at all.
 
         Args:
             save_directory: made if needed.
             unet_lora_layers: `peft.get_peft_model_state_dict(unet)`, of one rank.
-            is_main_process: False checks and writes nothing, for the other processes of a distributed training.
-            weight_name: the file's name; None = `pytorch_lora_weights.safetensors`.
-            save_function: writes (tensors, path) instead of safetensors, without metadata.
-            safe_serialization: not False, because pickles are never opened.
-            unet_lora_adapter_metadata: `unet.peft_config[name].to_dict()`; None = alpha is the rank.
             whole_modules: all tensors of the parts trained whole (`modules_to_save` in peft), by `grid_head.*`,
                 `unet.conv_in.*`, `unet.conv_out.*`.
+            unet_lora_adapter_metadata: `unet.peft_config[name].to_dict()`; None = alpha is the rank.
             base_metadata: `pipe.lora_base_metadata()` of the model before training, and whatever else is to be kept,
                 as JSON can hold it; without it, the adapter would load into other models.
+            weight_name: the file's name; None = `pytorch_lora_weights.safetensors`.
+            is_main_process: False checks and writes nothing, for the other processes of a distributed training.
+            save_function: writes (tensors, path) instead of safetensors, without metadata.
+            safe_serialization: not False, because pickles are never opened.
 
         Raises:
             TypeError, ValueError: if an argument is not as described, or a tensor is not finite.

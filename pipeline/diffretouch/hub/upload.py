@@ -108,7 +108,7 @@ def _local_folder(model: str | Path) -> Path:
 
 
 def _check_adapter(folder: Path) -> None:
-    tensors, _, metadata = DiffRetouchLoraLoaderMixin.lora_state_dict(folder, return_lora_metadata=True)
+    tensors, metadata = DiffRetouchLoraLoaderMixin.lora_state_dict(folder)
     parse_adapter(tensors, metadata["lora"], "The adapter")
 
 

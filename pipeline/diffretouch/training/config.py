@@ -136,7 +136,7 @@ class TrainingConfig:
     # What `output_dir`/best is best at; per expert of a photo: "delta_e_c0", all sliders at 0, or "delta_e_oracle"
     metric_for_best_model: str = "delta_e_c0"
     logging_steps: int = 50
-    report_to: str = "tensorboard"  # "tensorboard" | "wandb" | "none"
+    report_to: str = "tensorboard"  # "tensorboard" | "wandb" | "trackio" | "none"
 
     # The Hub
     push_to_hub: bool = False  # the final model or adapter, once the run is complete
@@ -272,7 +272,7 @@ _CHOICES = {
     "pixel_loss": ("mse", "l1"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "metric_for_best_model": ("delta_e_c0", "delta_e_oracle"),
-    "report_to": ("tensorboard", "wandb", "none"),
+    "report_to": ("tensorboard", "wandb", "trackio", "none"),
     "model.prediction_type": ("epsilon", "v_prediction"),
 }
 
