@@ -6,6 +6,12 @@ OUT ?= retouched
 VENV := .venv/ready
 BIN := .venv/bin
 
+# PyPI's PyTorch for Linux brings CUDA, 5 to 6 GB. Where no NVIDIA driver is found, its CPU build is fetched from here
+# first; where this is out of reach (offline, a mirror), what pip is set up for decides. Empty leaves it to pip at once.
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi 2> /dev/null),Linux)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+endif
+
 # Spinning OpenMP barriers make small machines up to 50 times slower.
 export GOMP_SPINCOUNT ?= 2000
 
@@ -72,6 +78,9 @@ bundle-code:  ## after a change in model/: its copies in the bundled model
 
 $(VENV): requirements.txt requirements-no-deps.txt pyproject.toml
 	$(PYTHON) -m venv .venv
+	@[ -z "$(TORCH_INDEX)" ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 0 --timeout 10 \
+	--no-deps --index-url "$(TORCH_INDEX)" $$(grep ^torch== requirements.txt) > .venv/torch.log 2>&1 \
+	|| echo "No PyTorch from $(TORCH_INDEX): it comes from where pip is set up for, on Linux maybe with CUDA (5 to 6 GB)."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-no-deps.txt -e .
 	touch $@

@@ -184,7 +184,7 @@ def test_an_override_below_what_is_no_mapping_is_a_clear_error(tmp_path: Path, t
         ("contrastive_every=0", "`contrastive_every` has to be at least 1, got 0"),
         ("snr_gamma=0", "`snr_gamma` has to be positive, got 0.0"),
         ("lr_scheduler=step", "`lr_scheduler` has to be one of ('cosine', 'linear',"),
-        ("report_to=paper", "`report_to` has to be one of ('tensorboard', 'wandb', 'none'), got 'paper'"),
+        ("report_to=paper", "`report_to` has to be one of ('tensorboard', 'wandb', 'trackio', 'none'), got 'paper'"),
         ("bad_rows=hide", "`bad_rows` has to be one of ('stop', 'skip'), got 'hide'"),
         ("metric_for_best_model=loss", "`metric_for_best_model` has to be one of ('delta_e_c0', 'delta_e_oracle')"),
         ("lora_rank=0", "`lora_rank` has to be at least 1, got 0"),

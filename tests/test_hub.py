@@ -25,7 +25,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from hub_server import HubServer
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 from scenes import published_style_unet
@@ -203,7 +203,7 @@ def test_export_of_an_adapter_adds_its_card_and_leaves_the_training_state(adapte
     assert set(exported) == {"README.md", weights}
     assert exported[weights] == (adapter / weights).read_bytes()
     (adapter / weights).write_bytes(exported[weights][:-9])
-    with pytest.raises(ValueError, match="`source` has to be a whole safetensors file"):
+    with pytest.raises(ValueError, match="The adapter has to be a whole safetensors file"):
         export(adapter, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
@@ -390,6 +390,10 @@ def test_data_set_card_counts_hashes_and_licences(data_set):
     assert "| deb:some-photos | 1.2 | stock photo | no | 1 |" in text
     assert "**1 of the 2 photos may not be redistributed" in text
     assert (data_set / "photos.tsv").read_text() == (data_set.parent / "photos.tsv").read_text()
+    link = DatasetCard.load(path).data.license_link
+    assert link == "LICENSE.md" and "| deb:some-photos | 1.2 | stock photo | no | 1 |" in (data_set / link).read_text()
+    (data_set / "build.json").write_text(json.dumps({**report, "kind": "fivek", "conditions": "c"}))
+    assert dataset_card(data_set).data.license_link == "https://data.csail.mit.edu/graphics/fivek/"
     (data_set / "build.json").write_text(json.dumps({**report, "sha256": {}}))
     try:
         with pytest.raises(ValueError, match="has to hold the files that build.json records"):
@@ -470,10 +474,10 @@ def test_push_of_an_adapter_sends_weights_and_card(adapter, server, capsys):
     [
         ("me/nothing", {}, OSError, "There is no me/nothing here, and the Hub shows none to this user"),
         ("me/hidden", {"token": False}, OSError, "There is no me/hidden here, and the Hub shows none to this user"),
-        ("me/model", {}, OSError, "`source` has to hold pytorch_lora_weights.safetensors, got me/model on the Hub"),
+        ("me/model", {}, OSError, "The adapter has to hold pytorch_lora_weights.safetensors, got me/model on the Hub"),
         ("me/hidden", {"revision": "old"}, OSError, "The Hub refused me/hidden: Invalid rev id: old."),
         ("me/hidden", {"local_files_only": True}, OSError, "There is no me/hidden here or in the cache"),
-        ("no such/folder/x", {}, ValueError, "`source` has to be a folder, file, Hub id or dict, got 'no such"),
+        ("no such/folder/x", {}, ValueError, "The adapter has to be a folder, file, Hub id or dict, got 'no such"),
     ],
 )
 def test_adapters_that_the_hub_does_not_give_are_one_sentence(

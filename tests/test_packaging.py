@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import email
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -104,3 +105,58 @@ def test_the_card_names_the_same_diffusers(tmp_path):
     assert first == "adapter_file_diffretouch", "whatever a model imports first says which diffusers it needs"
     assert f"diffusers alone, {oldest} or newer" in card._use_model("me/model", None)
     assert f"diffusers alone, {oldest} or newer" in (ROOT / "pipeline/diffretouch/bundled/README.md").read_text()
+
+
+FAKE_PYTHON = """#!/bin/sh
+if [ "$2" = venv ]; then mkdir -p .venv/bin; cp "$0" .venv/bin/python; exit; fi
+echo "$@" >> calls
+case "$*" in *--index-url*) exit $FETCHED;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "fetched", "calls"),
+    [
+        (["TORCH_INDEX=https://cpu.example/whl"], "0", 3),
+        (["TORCH_INDEX=https://cpu.example/whl"], "1", 3),
+        (["TORCH_INDEX="], "0", 2),
+    ],
+)
+def test_make_fetches_the_cpu_build_first_and_goes_on_where_its_index_is_out_of_reach(
+    tmp_path, setting, fetched, calls
+):
+    for name in ("Makefile", "requirements.txt", "requirements-no-deps.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / "fakepython"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    command = ["make", f"PYTHON={python}", *setting, ".venv/ready"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "FETCHED": fetched}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and (tmp_path / ".venv" / "ready").exists(), done.stderr
+    said = (tmp_path / "calls").read_text().splitlines()
+    assert len(said) == calls and said[-2].endswith("-r requirements.txt")
+    pinned = re.search("(?m)^torch==.*$", (ROOT / "requirements.txt").read_text())[0]
+    if calls == 3:
+        assert said[0].endswith(f"--no-deps --index-url https://cpu.example/whl {pinned}")
+    assert ("No PyTorch from https://cpu.example/whl" in done.stdout) == (fetched == "1")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyPI has CPU builds alone")
+@pytest.mark.parametrize("driver", [True, False])
+def test_only_linux_without_a_driver_asks_pytorchs_own_index(tmp_path, driver):
+    for tool in ("uname", "sh", "make"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    if driver:
+        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    shown = subprocess.run(
+        ["make", "--dry-run", "--always-make", ".venv/ready"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout
+    assert ('--index-url "https://download.pytorch.org/whl/cpu"' in shown) != driver

@@ -82,6 +82,7 @@ NOT_OURS = {
     ".venv/bin/pip install --no-deps -e .": SETUP,
     ". .venv/bin/activate": SETUP,
     "pip wheel --no-deps . -w dist": SETUP,
+    "pip install 'diffretouch[mcp]'": SETUP,
     "hf auth login": HUB,
     "tensorboard --logdir runs/my-style": OTHERS,
     "torchrun --nproc_per_node 8 train_lora/train_full.py ...": OTHERS,

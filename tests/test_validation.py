@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from diffretouch.commands.cli import main
 from diffretouch.data.dataset import decode, photos_of, read_split
 from diffretouch.evaluation.metrics import delta_e_2000, psnr
 from diffretouch.evaluation.one_photo import variant_seeds
+from diffretouch.hub.card import write_model_card
 from diffretouch.report import load_sheet
 from diffretouch.training import run_report
 from diffretouch.training.config import TrainingConfig, load_config, save_config
@@ -216,6 +220,61 @@ def test_a_run_that_goes_on_forgets_what_it_does_again(make_config) -> None:
     ]
 
 
+def test_trackio_gets_curves_and_pictures_and_a_run_that_goes_on_stays_one(
+    make_config, data: Path, tiny_pipeline, tmp_path: Path
+) -> None:
+    """In a process of its own, because trackio reads its folder's place when it is imported."""
+    config = make_config(report_to="trackio")
+    Validator(config, read_split(data, "validation")).run(tiny_pipeline(), 4)
+    save_config(config, Path(config.output_dir) / "config.yaml")
+    program = """
+import sys
+from diffretouch.training.config import load_config
+from diffretouch.training.tracking import Tracker
+config = load_config(sys.argv[1], [])
+for start, steps in ((0, (2, 4)), (4, (6,))):
+    tracker = Tracker(config, start)
+    for step in steps:
+        tracker.scalars(step, {"step": step, "loss": step / 8})
+    if not start:
+        tracker.pictures(4)
+    tracker.close()
+import trackio
+(run,) = trackio.Api().runs("diffretouch")
+print("name:", run.name)
+"""
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
+    command = [sys.executable, "-c", program, str(Path(config.output_dir) / "config.yaml")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (name,) = re.findall("(?m)^name: (run-.*)$", done.stdout)
+    ask = [sys.executable, "-m", "trackio.cli", "get", "metric", "--project", "diffretouch", "--run", name]
+    told = subprocess.run(
+        [*ask, "--metric", "train/loss", "--json"], env=environment, capture_output=True, timeout=300
+    )
+    points = json.loads(told.stdout)["values"]
+    assert [(point["step"], point["value"]) for point in points] == [(2, 0.25), (4, 0.5), (6, 0.75)]
+    assert len(list((tmp_path / "trackio").rglob("*.png"))) == 3
+    tracked = json.loads((tmp_path / "run" / "tracking.json").read_text())
+    assert tracked == {"tracker": "trackio", "run": name, "url": None}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (None, "Tracked with trackio as mine, on the machine it ran on alone."),
+        ("https://x.y/z", 'Tracked with trackio as mine: <a href="https://x.y/z">https://x.y/z</a>'),
+    ],
+)
+def test_the_report_and_the_card_link_to_the_tracker(run: Path, tiny_pipeline, tmp_path: Path, url, shown) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "tracking.json").write_text(json.dumps({"tracker": "trackio", "run": "mine", "url": url}))
+    assert shown in write_training_report(copy).read_text()
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    card = write_model_card(tmp_path / "model", config=copy / "config.yaml").read_text()
+    assert (f"All curves and pictures of the run: <{url}>" in card) == (url is not None)
+
+
 def test_no_tracker_writes_nothing(make_config, data: Path, tiny_pipeline, tmp_path: Path) -> None:
     config = make_config(report_to="none")
     Validator(config, read_split(data, "validation")).run(tiny_pipeline(), 1)
@@ -226,7 +285,9 @@ def test_no_tracker_writes_nothing(make_config, data: Path, tiny_pipeline, tmp_p
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["validation"]
 
 
-@pytest.mark.parametrize(("report_to", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+@pytest.mark.parametrize(
+    ("report_to", "module"), [("wandb", "wandb"), ("trackio", "trackio"), ("tensorboard", "torch.utils.tensorboard")]
+)
 def test_a_tracker_that_is_not_installed_is_named(make_config, monkeypatch, report_to: str, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=f"`report_to` has to name an installed package or be none, got {report_to}"):

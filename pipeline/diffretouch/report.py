@@ -116,6 +116,13 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def link(text: str, url: str) -> str:
+    """A paragraph of plain text with an address at its end; one that is no web address is shown as text."""
+    shown = escape(url)
+    anchor = f'<a href="{shown}">{shown}</a>' if url.startswith(("https://", "http://")) else shown
+    return f"<p>{escape(text)}{anchor}</p>"
+
+
 def key_figures(figures: Iterable[tuple[str, str, str]]) -> str:
     """The few numbers that matter, large: (what, value, remark) each."""
     cells = (

@@ -56,7 +56,12 @@ _PAIRS = (
     "[DiffRetouch](https://arxiv.org/abs/2407.03757). Pairs that were cropped or turned were fitted by registration.",
     "The photographer's own; write down here what others may do with them.",
 )
-_LICENCES = {"fivek": "mit-adobe-fivek", "ppr10k": "non-commercial-research", "pairs": "unknown"}
+_LICENCES = {  # kind: name, where it stands
+    "fivek": ("mit-adobe-fivek", "https://data.csail.mit.edu/graphics/fivek/"),
+    "ppr10k": ("non-commercial-research", "https://github.com/csjliang/PPR10K"),
+    "pairs": ("unknown", None),
+}
+_PER_PHOTO = ("per-photo", "LICENSE.md")
 _PUBLISHED = {"fivek": _FIVEK, "ppr10k": _PPR10K, "pairs": _PAIRS}  # kind: title, what it is, licence
 _MOST_LINES = 50
 _SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
@@ -64,6 +69,8 @@ _SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10
 
 def write_dataset_card(folder: str | Path, table: str | Path | None = None, card: str | Path | None = None) -> Path:
     """Write the card of the data set in `folder`, and into the folder a copy of the table of photos.
+
+    Where every photo has a licence of its own, the card links to `LICENSE.md`, which is written beside it.
 
     Args:
         folder: a data set as `build` describes it: `data/{split}-*.parquet` and build.json.
@@ -78,10 +85,12 @@ def write_dataset_card(folder: str | Path, table: str | Path | None = None, card
     """
     folder = Path(folder)
     target = folder / "README.md" if card is None else Path(card)
-    text = str(dataset_card(folder, table))
+    made = dataset_card(folder, table)
     if table is not None and not ((folder / "photos.tsv").exists() and (folder / "photos.tsv").samefile(table)):
         shutil.copyfile(table, folder / "photos.tsv")
-    write_atomically(target, text.encode())
+    write_atomically(target, str(made).encode())
+    if table is not None and made.data.get("license_link") == _PER_PHOTO[1]:
+        write_atomically(target.parent / _PER_PHOTO[1], _licence_file(read_photo_table(Path(table))).encode())
     return target
 
 
@@ -129,10 +138,12 @@ def _measure(folder: Path, split: str, hashes: Mapping[str, str]) -> dict[str, A
 
 def _metadata(title: str, kind: str, splits: Mapping[str, Any], private: bool, licences: bool) -> DatasetCardData:
     rows = sum(measured["rows"] for measured in splits.values())
+    name, link = _LICENCES.get(kind, _PER_PHOTO if licences else ("unknown", None))
     data = DatasetCardData(
         pretty_name=title,
         license="other",
-        license_name=_LICENCES.get(kind, "per-photo" if licences else "unknown"),
+        license_name=name,
+        license_link=link,
         task_categories=["image-to-image"],
         size_categories=next((name for name, most in _SIZES.items() if rows < most), "other"),
         annotations_creators="machine-generated" if kind == "synthetic" else "expert-generated",
@@ -255,6 +266,11 @@ def _sources(photos: Sequence[Mapping[str, str]], kept_back: int) -> str:
         "author, licence and sha256 of every one.\n\n"
         "| package | version | licence | may be redistributed | photos |\n|---|---|---|---|---:|\n" + "\n".join(lines)
     )
+
+
+def _licence_file(photos: Sequence[Mapping[str, str]]) -> str:
+    kept_back = sum(photo.get("redistributable") == "no" for photo in photos)
+    return f"{_sources(photos, kept_back).removeprefix('#')}\n"
 
 
 def _usage(kind: str) -> str:

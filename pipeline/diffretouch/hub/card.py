@@ -24,7 +24,7 @@ from ..model.adapter_file_diffretouch import WHOLE_PARTS, parse_adapter
 from ..model.lora_diffretouch import DiffRetouchLoraLoaderMixin
 from ..tables import format_table
 from .curve import training_curve
-from .folders import UNNAMED, hub_id, is_adapter, read_evaluation, read_index, read_log, read_training
+from .folders import UNNAMED, hub_id, is_adapter, read_evaluation, read_index, read_log, read_tracking, read_training
 
 PICTURE_WIDTH = 1280  # pixels; enough for a card, small enough to travel with the model
 _BUNDLED = Path(BUNDLED_MODEL).name
@@ -53,7 +53,7 @@ def write_model_card(
         folder: a self-contained model folder, or the folder of an adapter.
         evaluation: quality.json of `diffretouch evaluate`.
         config: the training run's config.yaml.
-        log: the training run's log.jsonl; drawn as a curve.
+        log: the training run's log.jsonl; drawn as a curve. If the run was tracked, the card links to the tracker.
         pictures: {caption: picture file}, the first one on top; at most `PICTURE_WIDTH` pixels wide in the card.
         limits: sentences on what someone saw that no number shows.
         datasets: Hub ids of the data it was trained on.
@@ -76,6 +76,7 @@ def write_model_card(
         training=read_training(Path(config)) if config is not None else None,
         pictures=names,
         curve="pictures/training.png" if records else None,
+        tracker=_tracker(log or config),
         limits=limits,
         datasets=datasets,
         repo_id=repo_id,
@@ -101,6 +102,7 @@ def model_card(
     training: Mapping[str, Any] | None = None,
     pictures: Mapping[str, str] | None = None,
     curve: str | None = None,
+    tracker: str | None = None,
     limits: Sequence[str] = (),
     datasets: Sequence[str] = (),
     repo_id: str = UNNAMED,
@@ -116,6 +118,7 @@ def model_card(
         training: the training configuration as a dict.
         pictures: {caption: path or URL as the card shows it}.
         curve: path or URL of the training curve.
+        tracker: URL of what tracked the training.
     """
     subject = _adapter(Path(folder)) if is_adapter(Path(folder)) else _model(Path(folder))
     stated = {"license": license, "license_name": license_name, "license_link": license_link}
@@ -146,7 +149,7 @@ def model_card(
         *(_picture(*picture) for picture in shown[1:]),
         "## Model\n\n| | |\n|---|---|\n" + "\n".join(f"| {fact} | {value} |" for fact, value in subject.facts.items()),
         *([_quality(evaluation)] if evaluation else []),
-        *([_training(training or {}, curve)] if training or curve else []),
+        *([_training(training or {}, curve, tracker)] if training or curve or tracker else []),
         _limits(subject.reach, evaluation, limits),
         _licence_text(licence, subject, base),
     ]
@@ -408,7 +411,12 @@ def _quality(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _training(training: Mapping[str, Any], curve: str | None) -> str:
+def _tracker(beside: str | Path | None) -> str | None:
+    """Where what tracked a training run shows it, by what the run left in the folder of this file."""
+    return read_tracking(Path(beside).parent).get("url") if beside is not None else None
+
+
+def _training(training: Mapping[str, Any], curve: str | None, tracker: str | None) -> str:
     parts = ["## Training"]
     if training:
         lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in _portable(training).items())
@@ -420,6 +428,8 @@ def _training(training: Mapping[str, Any], curve: str | None) -> str:
         ]
     if curve:
         parts.append(_picture("Training losses, and Delta E 2000 on validation photos", curve))
+    if tracker:
+        parts.append(f"All curves and pictures of the run: <{tracker}>")
     return "\n\n".join(parts)
 
 

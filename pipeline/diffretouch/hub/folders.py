@@ -11,6 +11,9 @@ from ..model.adapter_file_diffretouch import ADAPTER_FILE
 
 INDEX = "model_index.json"
 
+TRACKING = "tracking.json"
+"""Of a training run that was tracked: `tracker`, `run` and `url`, None if nobody else can look at it."""
+
 # Stands for the model's name in a card that was made before the model had one; `hub.push` fills it in.
 UNNAMED = "your-name/your-model"
 
@@ -67,3 +70,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     # A resumed run repeats the steps since its checkpoint; validation has records of its own.
     kept = {(record["step"], "loss" in record): record for record in records}
     return [kept[key] for key in sorted(kept)]
+
+
+def read_tracking(folder: Path) -> dict[str, Any]:
+    """`tracking.json` of a training run; nothing if it was not tracked."""
+    path = folder / TRACKING
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

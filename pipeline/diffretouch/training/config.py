@@ -145,7 +145,7 @@ class TrainingConfig:
     # Validations without a better one after which a run stops; `final` is then the best, not the last
     patience: int | None = None
     logging_steps: int = 50
-    report_to: str = "tensorboard"  # "tensorboard" | "wandb" | "none"
+    report_to: str = "tensorboard"  # "tensorboard" | "wandb" | "trackio" | "none"
 
     # The Hub
     push_to_hub: bool = False  # the final model or adapter, once the run is complete
@@ -283,7 +283,7 @@ _CHOICES = {
     "pixel_loss": ("mse", "l1"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "metric_for_best_model": ("delta_e_c0", "delta_e_oracle"),
-    "report_to": ("tensorboard", "wandb", "none"),
+    "report_to": ("tensorboard", "wandb", "trackio", "none"),
     "model.prediction_type": ("epsilon", "v_prediction"),
 }
 

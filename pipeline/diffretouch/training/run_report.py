@@ -16,6 +16,7 @@ import yaml
 from .. import report
 from ..attributes import ATTRIBUTES
 from ..evaluation.measure import evenly_spaced
+from ..hub.folders import read_tracking
 from .config import TrainingConfig
 from .tracking import logger, sheet_path
 from .validation import _METHODS, NUM_SEEDS
@@ -43,6 +44,7 @@ def write_training_report(output_dir: str | Path) -> Path:
         _curves(training, validation),
         *_pictures(folder, [record["step"] for record in validation]),
         _history(config.get("metric_for_best_model", "delta_e_c0"), validation),
+        *_tracking(folder),
         _configuration(config),
     ]
     path = folder / "report.html"
@@ -213,6 +215,16 @@ def _history(metric: str, validation: list[dict[str, Any]]) -> str:
     header = ["step", *(functools.reduce(lambda text, part: text.replace(*part), titles.items(), n) for n in names)]
     caption = f"Bold: the best at {_METHODS[metric.removeprefix('delta_e_')]}."
     return report.section("Validation", report.table(caption, header, rows, strong=[best]))
+
+
+def _tracking(folder: Path) -> list[str]:
+    tracked = read_tracking(folder)
+    if not tracked:
+        return []
+    text = f"Tracked with {tracked['tracker']} as {tracked['run']}"
+    if tracked["url"]:
+        return [report.section("Tracker", report.link(f"{text}: ", tracked["url"]))]
+    return [report.section("Tracker", report.paragraph(f"{text}, on the machine it ran on alone."))]
 
 
 def _configuration(config: Mapping[str, Any]) -> str:
