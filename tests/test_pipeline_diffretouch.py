@@ -103,6 +103,7 @@ def test_signature_has_every_documented_argument_in_order_with_its_default():
         ("return_dict", True),
         ("callback_on_step_end", None),
         ("callback_on_step_end_tensor_inputs", ("latents",)),
+        ("cross_attention_kwargs", None),
     ]
 
 
@@ -233,7 +234,7 @@ def test_head_runs_once_and_unet_once_per_step(tiny_pipeline):
     assert (len(unet), len(head), pipe.num_timesteps) == (4, 1, 4)
     torch.testing.assert_close(head[0][0][0], unet[-1][1].sample[:, 4:])
     pipe(PHOTO, output_type="latent")
-    assert len(head) == 1, "the latents need no grid"
+    assert len(head) == 2, "the grids come with the latents too"
 
 
 def test_default_steps_come_from_the_checkpoint(tiny_pipeline):
