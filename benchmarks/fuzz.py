@@ -58,7 +58,7 @@ def main() -> int:
     if options.worker:
         said = open(options.worker / "said.txt", "w+b")  # noqa: SIM115 (as long as the process)
         os.dup2(said.fileno(), 2)
-        answer(lambda request: _tried_quietly(*request, folder=options.worker, said=said), _MEMORY)
+        answer(lambda request: _tried_quietly(request[0], request[1], options.worker, said), _MEMORY)
         return 0
     if options.one:
         suffix, number = options.one.split(":")
