@@ -192,7 +192,10 @@ def make_adapter(pipe: DiffRetouchPipeline, target: Path) -> Path:
             f"grid_head.{name}": t + 0.05 * torch.randn_like(t) for name, t in pipe.grid_head.state_dict().items()
         }
     layers = get_peft_model_state_dict(pipe.unet, adapter_name="trained")
-    pipe.save_lora_weights(target, layers, whole, pipe.unet.peft_config["trained"].to_dict(), base)
+    settings = pipe.unet.peft_config["trained"].to_dict()
+    pipe.save_lora_weights(
+        target, layers, unet_lora_adapter_metadata=settings, whole_modules=whole, base_metadata=base
+    )
     return target
 
 
