@@ -10,10 +10,11 @@ import pytest
 import tifffile
 from PIL import ImageCms
 
-from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, save_photo, webp
+from diffretouch.photo import Photo, avif, jpeg, open_photo, save_photo, webp
 from diffretouch.photo.claims import opened_xmp
 from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
-from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral
+from diffretouch.photo.companions import left_of_heic
+from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral, optional_module
 from diffretouch.photo.space import is_srgb
 from diffretouch.photo.xmp import Packet
 
@@ -30,26 +31,26 @@ def test_one_channel_of_one_pixel_makes_a_picture_coloured(channel: int, row: in
 def test_the_bits_of_an_avif_are_in_its_codecs_box() -> None:
     box = b"....av1C\x81\x00"
     for flags, bits in ((0x0C, 8), (0x4C, 10), (0x6C, 12)):
-        assert avif._bits(box + bytes([flags])) == bits
+        assert avif._encoding(box + bytes([flags])).bits == bits
     for cut in (b"", b"....", box):
         with pytest.raises(Refused):
-            avif._bits(cut)
+            avif._encoding(cut)
 
 
 def test_what_a_heic_cannot_keep_is_named_each_by_itself() -> None:
     gain = "urn:com:apple:photo:2020:aux:hdrgainmap"
     depth = "urn:mpeg:hevc:2015:auxid:2:depth"
     matte = "urn:com:apple:photo:2018:aux:portraiteffectsmatte"
-    assert heic._left_out({}) == heic._left_out({"aux": {}, "depth_images": []}) == ()
+    assert left_of_heic(b"", {}, 1) == left_of_heic(b"", {"aux": {}, "depth_images": []}, 1) == ()
     for found, word in (
         ({"aux": {gain: [1]}}, "gain map"),
         ({"aux": {depth: [1]}}, "depth map"),
         ({"depth_images": ["..."]}, "depth map"),
         ({"aux": {matte: [1]}}, "mattes"),
     ):
-        (note,) = heic._left_out(found)
+        (note,) = left_of_heic(b"", found, 1)
         assert word in note
-    assert len(heic._left_out({"aux": {gain: [1], depth: [2], matte: [3]}})) == 3
+    assert len(left_of_heic(b"", {"aux": {gain: [1], depth: [2], matte: [3]}}, 1)) == 3
 
 
 def test_a_text_in_xmp_says_that_it_is_of_no_language_and_a_list_of_names_does_not() -> None:
@@ -133,3 +134,14 @@ def test_a_broken_extension_of_xmp_leaves_the_packet_itself() -> None:
     assert jpeg._with_extension(written, [broken]) == written
     assert jpeg._with_extension(written, []) == written
     assert jpeg._with_extension(None, [broken]) is None
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_decoder_that_is_missing_or_broken_is_refused_with_the_way_to_install_it(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if there:
+        (tmp_path / "a_decoder.py").write_text("raise ImportError('a library of it is gone')")
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Refused, match=r"pip install 'diffretouch\[raw\]'"):
+        optional_module("a_decoder", "HEIC")
