@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
+import makers
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
 from PIL import ImageCms
 
-from diffretouch.photo import Photo, avif, jpeg, open_photo, save_photo, webp
+from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, raw, save_photo, webp
 from diffretouch.photo.claims import opened_xmp
 from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
 from diffretouch.photo.companions import left_of_heic
@@ -145,3 +148,40 @@ def test_a_decoder_that_is_missing_or_broken_is_refused_with_the_way_to_install_
         monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Refused, match=r"pip install 'diffretouch\[raw\]'"):
         optional_module("a_decoder", "HEIC")
+
+
+def test_colours_of_a_heic_that_are_multiplied_by_their_alpha_are_divided_by_it_again() -> None:
+    stored = np.zeros((32, 32, 4), np.uint8)
+    stored[...] = (100, 50, 25, 128)
+    file = io.BytesIO()
+    pillow_heif.from_bytes(mode="RGBa", size=(32, 32), data=stored.tobytes()).save(file, quality=-1)
+    decoded = heic.read_heic(io.BytesIO(file.getvalue()), 1 << 20)
+    assert decoded.alpha is not None and (decoded.alpha == 128).all()
+    assert np.abs(decoded.samples.astype(int) - (199, 100, 50)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("given", "turned"),
+    [
+        ('stDim:w="90"', {"stDim:w": "90"}),
+        ('stDim:h="60"', {"stDim:h": "60"}),
+        ('stDim:w="90" stDim:h="60"', {"stDim:w": "60", "stDim:h": "90"}),
+    ],
+)
+def test_the_size_that_regions_stand_in_is_turned_if_all_of_it_is_there(given: str, turned: dict[str, str]) -> None:
+    regions = f'<mwg-rs:Regions rdf:parseType="Resource"><mwg-rs:AppliedToDimensions {given}/></mwg-rs:Regions>'
+    found = Packet(opened_xmp(makers.xmp(regions, ""), 6, False).xmp)
+    assert {name: found.value(name) for name in turned} == turned
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(b"data error\n"), "data error"),
+        (OSError("Unexpected end\nof file"), "Unexpected end of file"),
+        (OSError(b"caf\xff"), "caf\ufffd"),
+        (OSError(), "str"),
+    ],
+)
+def test_what_libraw_says_is_words_on_one_line(error: Exception, words: str) -> None:
+    assert raw._words(error) == words
