@@ -18,7 +18,7 @@ from diffretouch.photo.claims import opened_xmp
 from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
 from diffretouch.photo.companions import left_of_heic
 from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral, optional_module
-from diffretouch.photo.space import is_srgb
+from diffretouch.photo.space import _is_sound, is_srgb
 from diffretouch.photo.xmp import Packet
 
 
@@ -180,8 +180,38 @@ def test_the_size_that_regions_stand_in_is_turned_if_all_of_it_is_there(given: s
         (OSError(b"data error\n"), "data error"),
         (OSError("Unexpected end\nof file"), "Unexpected end of file"),
         (OSError(b"caf\xff"), "caf\ufffd"),
-        (OSError(), "str"),
     ],
 )
 def test_what_libraw_says_is_words_on_one_line(error: Exception, words: str) -> None:
     assert raw._words(error) == words
+
+
+def test_a_curve_from_bright_to_dark_or_without_a_way_back_is_unsound() -> None:
+    rising, matrix = np.linspace(0, 1, 256)[None].repeat(3, 0), np.eye(3)
+    assert _is_sound(rising, matrix, matrix)
+    one_falls = np.stack([rising[0], rising[1], rising[2, ::-1]])
+    assert not _is_sound(one_falls, matrix, matrix)
+    assert not _is_sound(0.4 * rising, matrix, matrix)
+    assert not _is_sound(rising, 30 * matrix, matrix) and not _is_sound(rising, matrix, -30 * matrix)
+
+
+def test_a_packet_is_split_only_where_it_is_too_long() -> None:
+    def packet() -> Packet:
+        made = Packet()
+        made.put("xmp:Rating", "4")
+        made.put("dc:format", "image/" + 200 * "x")
+        return made
+
+    size = len(bytes(packet()))
+    assert packet().split(size) is None
+    kept = packet()
+    moved = kept.split(size - 1)
+    assert moved is not None and moved.value("dc:format").startswith("image/xxx")
+    assert kept.value("xmp:Rating") == "4" and not kept.find("dc:format") and len(bytes(kept)) < size
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "heic"])
+def test_the_bytes_that_a_photo_took_are_counted_for_each_of_its_pixels(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    save_photo(Photo(np.random.default_rng(0).integers(0, 256, (24, 60, 3), dtype=np.uint8)), path)
+    assert open_photo(path).encoding.bytes_per_pixel == pytest.approx(path.stat().st_size / (24 * 60))
