@@ -15,7 +15,7 @@ from PIL import ImageCms
 
 from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, raw, save_photo, webp
 from diffretouch.photo.claims import opened_xmp
-from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
+from diffretouch.photo.colour import _REC_2020, ADOBE_RGB, DISPLAY_P3, profile_of_code_points
 from diffretouch.photo.companions import left_of_heic
 from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral, optional_module
 from diffretouch.photo.space import _is_sound, is_srgb
@@ -215,3 +215,46 @@ def test_the_bytes_that_a_photo_took_are_counted_for_each_of_its_pixels(suffix: 
     path = tmp_path / f"photo.{suffix}"
     save_photo(Photo(np.random.default_rng(0).integers(0, 256, (24, 60, 3), dtype=np.uint8)), path)
     assert open_photo(path).encoding.bytes_per_pixel == pytest.approx(path.stat().st_size / (24 * 60))
+
+
+def test_code_points_that_files_hold_instead_of_a_profile() -> None:
+    found = {primaries: profile_of_code_points(primaries, 13) for primaries in (1, 2, 9, 11, 12)}
+    assert found == {1: None, 2: None, 9: _REC_2020, 11: DISPLAY_P3, 12: DISPLAY_P3}
+    for hdr in (16, 18):
+        with pytest.raises(Refused, match="HDR"):
+            profile_of_code_points(9, hdr)
+
+
+def test_a_tiff_whose_grey_and_alpha_lie_in_planes_keeps_both(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (2, 12, 16), dtype=np.uint8)
+    options = {"photometric": "minisblack", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(tmp_path / "photo.tif", stored, **options)
+    photo = open_photo(tmp_path / "photo.tif")
+    assert photo.alpha is not None
+    np.testing.assert_array_equal(photo.pixels[..., 0], stored[0])
+    np.testing.assert_array_equal(photo.alpha, stored[1])
+
+
+@pytest.mark.parametrize(("quality", "subsampling"), [(89, "420"), (90, "444")])
+def test_from_quality_90_on_colours_of_a_heic_are_as_fine_as_its_light(
+    quality: int, subsampling: str, tmp_path: Path
+) -> None:
+    save_photo(Photo(np.zeros((32, 32, 3), np.uint8)), tmp_path / "photo.heic", quality=quality)
+    assert open_photo(tmp_path / "photo.heic").encoding.subsampling == subsampling
+
+
+def test_what_a_packet_is_split_from_takes_the_prefixes_of_its_attributes_along() -> None:
+    size = '<mwg-rs:AppliedToDimensions stDim:w="90" stDim:h="60"/>'
+    packet = Packet(makers.xmp(f'<mwg-rs:Regions rdf:parseType="Resource">{size}</mwg-rs:Regions>', ""))
+    moved = packet.split(len(bytes(packet)) - 1)
+    assert moved is not None and Packet(bytes(moved)).value("stDim:w") == "90"
+
+
+@pytest.mark.parametrize("caption", ["a", "ab", "abc", "abcd"])
+def test_iptc_records_in_a_tiff_are_padded_to_four_bytes(caption: str, tmp_path: Path) -> None:
+    records = b"\x1c\x02\x78" + len(caption).to_bytes(2, "big") + caption.encode()
+    save_photo(Photo(np.zeros((8, 8, 3), np.uint8), iptc=records), tmp_path / "photo.tif")
+    with tifffile.TiffFile(tmp_path / "photo.tif") as file:
+        tag = file.pages[0].tags[33723]
+        assert tag.count % 4 == 0 and 0 <= tag.count - len(records) < 4
+        assert bytes(tag.value).startswith(records)
