@@ -11,7 +11,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import tifffile
-from PIL import ImageCms
+from PIL import Image, ImageCms
 
 from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, raw, save_photo, webp
 from diffretouch.photo.claims import opened_xmp
@@ -258,3 +258,10 @@ def test_iptc_records_in_a_tiff_are_padded_to_four_bytes(caption: str, tmp_path:
         tag = file.pages[0].tags[33723]
         assert tag.count % 4 == 0 and 0 <= tag.count - len(records) < 4
         assert bytes(tag.value).startswith(records)
+
+
+def test_the_resolution_of_a_png_is_in_metres_for_others_too(tmp_path: Path) -> None:
+    save_photo(Photo(np.zeros((8, 8, 3), np.uint8), dpi=(300.0, 240.0)), tmp_path / "photo.png")
+    with Image.open(tmp_path / "photo.png") as image:
+        assert image.info["dpi"] == pytest.approx((300, 240), abs=0.02)
+    assert open_photo(tmp_path / "photo.png").dpi == pytest.approx((300, 240), abs=0.02)
