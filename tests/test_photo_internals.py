@@ -15,10 +15,10 @@ from PIL import Image, ImageCms
 
 from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, raw, save_photo, webp
 from diffretouch.photo.claims import opened_xmp
-from diffretouch.photo.colour import _REC_2020, ADOBE_RGB, DISPLAY_P3, profile_of_code_points
+from diffretouch.photo.colour import _REC_2020, ADOBE_RGB, DISPLAY_P3, profile_of_code_points, profile_tags
 from diffretouch.photo.companions import left_of_heic
 from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral, optional_module
-from diffretouch.photo.space import _is_sound, is_srgb
+from diffretouch.photo.space import _is_sound, _xyz, is_srgb
 from diffretouch.photo.xmp import Packet
 
 
@@ -265,3 +265,10 @@ def test_the_resolution_of_a_png_is_in_metres_for_others_too(tmp_path: Path) -> 
     with Image.open(tmp_path / "photo.png") as image:
         assert image.info["dpi"] == pytest.approx((300, 240), abs=0.02)
     assert open_photo(tmp_path / "photo.png").dpi == pytest.approx((300, 240), abs=0.02)
+
+
+@pytest.mark.parametrize("profile", [DISPLAY_P3, ADOBE_RGB, _REC_2020])
+def test_the_primaries_of_our_profiles_make_the_white_of_profiles(profile: bytes) -> None:
+    tags = profile_tags(profile)
+    white = np.sum([_xyz(tags[channel + b"XYZ"]) for channel in (b"r", b"g", b"b")], 0)
+    np.testing.assert_allclose(white, (0.9642, 1, 0.8249), atol=3e-4)
