@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
+import makers
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
-from PIL import ImageCms
+from PIL import Image, ImageCms
 
-from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, save_photo, webp
+from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, raw, save_photo, webp
 from diffretouch.photo.claims import opened_xmp
-from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
-from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral
-from diffretouch.photo.space import is_srgb
+from diffretouch.photo.colour import _REC_2020, ADOBE_RGB, DISPLAY_P3, profile_of_code_points, profile_tags
+from diffretouch.photo.companions import left_of_heic
+from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral, optional_module
+from diffretouch.photo.space import _is_sound, _xyz, is_srgb
 from diffretouch.photo.xmp import Packet
 
 
@@ -30,26 +34,26 @@ def test_one_channel_of_one_pixel_makes_a_picture_coloured(channel: int, row: in
 def test_the_bits_of_an_avif_are_in_its_codecs_box() -> None:
     box = b"....av1C\x81\x00"
     for flags, bits in ((0x0C, 8), (0x4C, 10), (0x6C, 12)):
-        assert avif._bits(box + bytes([flags])) == bits
+        assert avif._encoding(box + bytes([flags])).bits == bits
     for cut in (b"", b"....", box):
         with pytest.raises(Refused):
-            avif._bits(cut)
+            avif._encoding(cut)
 
 
 def test_what_a_heic_cannot_keep_is_named_each_by_itself() -> None:
     gain = "urn:com:apple:photo:2020:aux:hdrgainmap"
     depth = "urn:mpeg:hevc:2015:auxid:2:depth"
     matte = "urn:com:apple:photo:2018:aux:portraiteffectsmatte"
-    assert heic._left_out({}) == heic._left_out({"aux": {}, "depth_images": []}) == ()
+    assert left_of_heic(b"", {}, 1) == left_of_heic(b"", {"aux": {}, "depth_images": []}, 1) == ()
     for found, word in (
         ({"aux": {gain: [1]}}, "gain map"),
         ({"aux": {depth: [1]}}, "depth map"),
         ({"depth_images": ["..."]}, "depth map"),
         ({"aux": {matte: [1]}}, "mattes"),
     ):
-        (note,) = heic._left_out(found)
+        (note,) = left_of_heic(b"", found, 1)
         assert word in note
-    assert len(heic._left_out({"aux": {gain: [1], depth: [2], matte: [3]}})) == 3
+    assert len(left_of_heic(b"", {"aux": {gain: [1], depth: [2], matte: [3]}}, 1)) == 3
 
 
 def test_a_text_in_xmp_says_that_it_is_of_no_language_and_a_list_of_names_does_not() -> None:
@@ -133,3 +137,139 @@ def test_a_broken_extension_of_xmp_leaves_the_packet_itself() -> None:
     assert jpeg._with_extension(written, [broken]) == written
     assert jpeg._with_extension(written, []) == written
     assert jpeg._with_extension(None, [broken]) is None
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_decoder_that_is_missing_or_broken_is_refused_with_the_way_to_install_it(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if there:
+        (tmp_path / "a_decoder.py").write_text("raise ImportError('a library of it is gone')")
+        monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Refused, match=r"pip install 'diffretouch\[raw\]'"):
+        optional_module("a_decoder", "HEIC")
+
+
+def test_colours_of_a_heic_that_are_multiplied_by_their_alpha_are_divided_by_it_again() -> None:
+    stored = np.zeros((32, 32, 4), np.uint8)
+    stored[...] = (100, 50, 25, 128)
+    file = io.BytesIO()
+    pillow_heif.from_bytes(mode="RGBa", size=(32, 32), data=stored.tobytes()).save(file, quality=-1)
+    decoded = heic.read_heic(io.BytesIO(file.getvalue()), 1 << 20)
+    assert decoded.alpha is not None and (decoded.alpha == 128).all()
+    assert np.abs(decoded.samples.astype(int) - (199, 100, 50)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("given", "turned"),
+    [
+        ('stDim:w="90"', {"stDim:w": "90"}),
+        ('stDim:h="60"', {"stDim:h": "60"}),
+        ('stDim:w="90" stDim:h="60"', {"stDim:w": "60", "stDim:h": "90"}),
+    ],
+)
+def test_the_size_that_regions_stand_in_is_turned_if_all_of_it_is_there(given: str, turned: dict[str, str]) -> None:
+    regions = f'<mwg-rs:Regions rdf:parseType="Resource"><mwg-rs:AppliedToDimensions {given}/></mwg-rs:Regions>'
+    found = Packet(opened_xmp(makers.xmp(regions, ""), 6, False).xmp)
+    assert {name: found.value(name) for name in turned} == turned
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(b"data error\n"), "data error"),
+        (OSError("Unexpected end\nof file"), "Unexpected end of file"),
+        (OSError(b"caf\xff"), "caf\ufffd"),
+    ],
+)
+def test_what_libraw_says_is_words_on_one_line(error: Exception, words: str) -> None:
+    assert raw._words(error) == words
+
+
+def test_a_curve_from_bright_to_dark_or_without_a_way_back_is_unsound() -> None:
+    rising, matrix = np.linspace(0, 1, 256)[None].repeat(3, 0), np.eye(3)
+    assert _is_sound(rising, matrix, matrix)
+    one_falls = np.stack([rising[0], rising[1], rising[2, ::-1]])
+    assert not _is_sound(one_falls, matrix, matrix)
+    assert not _is_sound(0.4 * rising, matrix, matrix)
+    assert not _is_sound(rising, 30 * matrix, matrix) and not _is_sound(rising, matrix, -30 * matrix)
+
+
+def test_a_packet_is_split_only_where_it_is_too_long() -> None:
+    def packet() -> Packet:
+        made = Packet()
+        made.put("xmp:Rating", "4")
+        made.put("dc:format", "image/" + 200 * "x")
+        return made
+
+    size = len(bytes(packet()))
+    assert packet().split(size) is None
+    kept = packet()
+    moved = kept.split(size - 1)
+    assert moved is not None and moved.value("dc:format").startswith("image/xxx")
+    assert kept.value("xmp:Rating") == "4" and not kept.find("dc:format") and len(bytes(kept)) < size
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "heic"])
+def test_the_bytes_that_a_photo_took_are_counted_for_each_of_its_pixels(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    save_photo(Photo(np.random.default_rng(0).integers(0, 256, (24, 60, 3), dtype=np.uint8)), path)
+    assert open_photo(path).encoding.bytes_per_pixel == pytest.approx(path.stat().st_size / (24 * 60))
+
+
+def test_code_points_that_files_hold_instead_of_a_profile() -> None:
+    found = {primaries: profile_of_code_points(primaries, 13) for primaries in (1, 2, 9, 11, 12)}
+    assert found == {1: None, 2: None, 9: _REC_2020, 11: DISPLAY_P3, 12: DISPLAY_P3}
+    for hdr in (16, 18):
+        with pytest.raises(Refused, match="HDR"):
+            profile_of_code_points(9, hdr)
+
+
+def test_a_tiff_whose_grey_and_alpha_lie_in_planes_keeps_both(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (2, 12, 16), dtype=np.uint8)
+    options = {"photometric": "minisblack", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(tmp_path / "photo.tif", stored, **options)
+    photo = open_photo(tmp_path / "photo.tif")
+    assert photo.alpha is not None
+    np.testing.assert_array_equal(photo.pixels[..., 0], stored[0])
+    np.testing.assert_array_equal(photo.alpha, stored[1])
+
+
+@pytest.mark.parametrize(("quality", "subsampling"), [(89, "420"), (90, "444")])
+def test_from_quality_90_on_colours_of_a_heic_are_as_fine_as_its_light(
+    quality: int, subsampling: str, tmp_path: Path
+) -> None:
+    save_photo(Photo(np.zeros((32, 32, 3), np.uint8)), tmp_path / "photo.heic", quality=quality)
+    assert open_photo(tmp_path / "photo.heic").encoding.subsampling == subsampling
+
+
+def test_what_a_packet_is_split_from_takes_the_prefixes_of_its_attributes_along() -> None:
+    size = '<mwg-rs:AppliedToDimensions stDim:w="90" stDim:h="60"/>'
+    packet = Packet(makers.xmp(f'<mwg-rs:Regions rdf:parseType="Resource">{size}</mwg-rs:Regions>', ""))
+    moved = packet.split(len(bytes(packet)) - 1)
+    assert moved is not None and b"xmlns:stDim=" in bytes(moved)
+    assert Packet(bytes(moved)).value("stDim:w") == "90"
+
+
+@pytest.mark.parametrize("caption", ["a", "ab", "abc", "abcd"])
+def test_iptc_records_in_a_tiff_are_padded_to_four_bytes(caption: str, tmp_path: Path) -> None:
+    records = b"\x1c\x02\x78" + len(caption).to_bytes(2, "big") + caption.encode()
+    save_photo(Photo(np.zeros((8, 8, 3), np.uint8), iptc=records), tmp_path / "photo.tif")
+    with tifffile.TiffFile(tmp_path / "photo.tif") as file:
+        tag = file.pages[0].tags[33723]
+        assert tag.count % 4 == 0 and 0 <= tag.count - len(records) < 4
+        assert bytes(tag.value).startswith(records)
+
+
+def test_the_resolution_of_a_png_is_in_metres_for_others_too(tmp_path: Path) -> None:
+    save_photo(Photo(np.zeros((8, 8, 3), np.uint8), dpi=(300.0, 240.0)), tmp_path / "photo.png")
+    with Image.open(tmp_path / "photo.png") as image:
+        assert image.info["dpi"] == pytest.approx((300, 240), abs=0.02)
+    assert open_photo(tmp_path / "photo.png").dpi == pytest.approx((300, 240), abs=0.02)
+
+
+@pytest.mark.parametrize("profile", [DISPLAY_P3, ADOBE_RGB, _REC_2020])
+def test_the_primaries_of_our_profiles_make_the_white_of_profiles(profile: bytes) -> None:
+    tags = profile_tags(profile)
+    white = np.sum([_xyz(tags[channel + b"XYZ"]) for channel in (b"r", b"g", b"b")], 0)
+    np.testing.assert_allclose(white, (0.9642, 1, 0.8249), atol=3e-4)
