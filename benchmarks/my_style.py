@@ -19,6 +19,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,18 +129,19 @@ def look_of(pairs: Sequence[Pair]) -> Method:
     return found.lut(33).apply
 
 
-def nearest_look(pairs: Sequence[Pair], neighbours: int) -> Method:
-    """The mean of the tables of the training photos that are most like a photo: by quantiles of lightness, and mean
-    and spread of a and b (CIELAB), each in units of its spread over the training photos."""
+def nearest_looks(pairs: Sequence[Pair]) -> dict[str, Method]:
+    """The look of the training photo that is most like a photo, and the mean of the three nearest ones': by quantiles
+    of lightness, and mean and spread of a and b (CIELAB), each in units of its spread over the training photos."""
     tables = [lut_of([pair]) for pair in pairs]
     known = np.stack([_described(before) for before, _ in pairs])
     units = np.maximum(known.std(0), 1e-3) if len(pairs) > 1 else np.ones(known.shape[1])
 
-    def retouch(photo: np.ndarray) -> np.ndarray:
+    def retouch(neighbours: int, photo: np.ndarray) -> np.ndarray:
         apart = np.square((known - _described(photo)) / units).sum(1)
         return np.mean([tables[number](photo) for number in np.argsort(apart)[:neighbours]], axis=0)
 
-    return retouch
+    counts = [count for count in NEIGHBOURS if count <= len(pairs)]
+    return {f"look of the {count} nearest photo{'s' * (count > 1)}": partial(retouch, count) for count in counts}
 
 
 def _described(photo: np.ndarray) -> np.ndarray:
@@ -227,7 +229,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "no change": lambda photo: photo,
         "LUT from the same pairs": lut_of(pairs),
         "LUT from the unseen pairs themselves": lut_of(list(unseen.values())),
-        **{f"look of the {k} nearest photo{'s' * (k > 1)}": nearest_look(pairs, k) for k in NEIGHBOURS},
+        **nearest_looks(pairs),
         "look": look_of(pairs),
         **{name: model_of(options.model, adapter, options.seed) for name, adapter in models.items()},
     }
@@ -274,11 +276,7 @@ def curve(options: argparse.Namespace) -> dict[str, Any]:
         used = [pairs[number * len(pairs) // count] for number in range(count)]
         methods = {
             "LUT from the same pairs": lut_of(used),
-            **{
-                f"look of the {k} nearest photo{'s' * (k > 1)}": nearest_look(used, k)
-                for k in NEIGHBOURS
-                if k <= count
-            },
+            **nearest_looks(used),
             "look": look_of(used),
         }
         if str(count) in adapters:

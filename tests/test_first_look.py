@@ -91,6 +91,7 @@ def test_an_edit_that_one_look_holds_is_learned_without_a_step(make, base, tmp_p
     recorded = pipe.lora_state_dict(final, return_lora_metadata=True)[2]["base"]["look"]
     write_model_card(final, repo_id="me/style")
     assert "| Start | the look alone; Delta E 2000 on held-back pairs: no look " in (final / "README.md").read_text()
+    assert "No step was trained: the look alone is nearest |" in (final / "README.md").read_text()
     assert recorded["chosen"] == ALONE == min(recorded["held_back_delta_e"], key=recorded["held_back_delta_e"].get)
 
 

@@ -230,7 +230,8 @@ def _start(recorded: Any) -> dict[str, str]:
     if not isinstance(errors, Mapping) or not all(isinstance(error, (int, float)) for error in errors.values()):
         return {}
     listed = ", ".join(f"{name} {error:.2f}" for name, error in errors.items())
-    return {"Start": f"{recorded.get('chosen')}; Delta E 2000 on held-back pairs: {listed}"}
+    trained = f". No step was trained: {recorded['untrained']}" if recorded.get("untrained") else ""
+    return {"Start": f"{recorded.get('chosen')}; Delta E 2000 on held-back pairs: {listed}{trained}"}
 
 
 def _link(base: str) -> str:
@@ -420,8 +421,9 @@ def _training(training: Mapping[str, Any], curve: str | None, tracker: str | Non
     parts = ["## Training"]
     if training:
         lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in _portable(training).items())
+        most = "At most " if training.get("patience") else ""
         parts += [
-            f"{training['max_train_steps']} steps of {training['train_batch_size']} pairs, learning rate "
+            f"{most}{training['max_train_steps']} steps of {training['train_batch_size']} pairs, learning rate "
             f"{training['learning_rate']:g}, loss = noise + {training['beta']:g} x pixel + "
             f"{training['contrastive_weight']:g} x contrastive ({training['contrastive']}). The whole configuration:",
             f"<details><summary>config.yaml</summary>\n\n```yaml\n{lines}\n```\n\n</details>",

@@ -157,7 +157,7 @@ class _Watch:
         logger.info("Starting at step %d", trainer.step)
         if trainer.untrained is not None:
             logger.info("No step is trained: %s", trainer.untrained)
-        if config.fit_look and trainer.step == 0:
+        if config.fit_look and best_so_far(output_dir, config.metric_for_best_model) == math.inf:
             with trainer.averaged() as pipe:
                 self._validate(pipe)  # the start may stay the best
         if trainer.one_expert:
@@ -251,7 +251,7 @@ class Trainer:
         self.last_step = config.max_train_steps if self.untrained is None else 0
         self._objective = Objective(config, self._pipe, self._pairs)
         rank = config.lora_rank
-        self._adapter = None if rank is None else Adapter(self._pipe, rank, config, self._first)
+        self._adapter = None if rank is None else Adapter(self._pipe, rank, config, self._first, self.untrained)
         if config.gradient_checkpointing:
             self._pipe.unet.enable_gradient_checkpointing()
         look = self._pipe.look_in_effect()
@@ -274,7 +274,7 @@ class Trainer:
         if not self.config.fit_look:
             return None
         if state is not None:
-            return FirstLook(*state["look"], {})
+            return FirstLook(*state["look"], {}) if "look" in state else None  # of before there were any
         with_head = "grid_head" in self.config.lora_train_whole and len(self._pairs) >= self.config.fewest_pairs
         first = first_look(self._pipe, self._pairs, with_head)
         self._pipe.grid_head.load_state_dict(first.head, strict=False)

@@ -46,6 +46,7 @@ class Adapter:
         config: alpha, where to update, what to train whole.
 
         first: the look that it starts from, and keeps; None = none was fitted.
+        untrained: why it stays as it starts, if it does; recorded.
 
     Attributes:
         base: what the adapter records of its base (`lora_base_metadata`) and of the run.
@@ -54,14 +55,21 @@ class Adapter:
         ValueError: if the UNet has no such modules.
     """
 
-    def __init__(self, pipe: DiffRetouchPipeline, rank: int, config: TrainingConfig, first: FirstLook | None = None):
+    def __init__(
+        self,
+        pipe: DiffRetouchPipeline,
+        rank: int,
+        config: TrainingConfig,
+        first: FirstLook | None = None,
+        untrained: str | None = None,
+    ):
         from peft import LoraConfig
 
         self._pipe = pipe
         self._look = first.tensors if first else {}
         self.base = pipe.lora_base_metadata() | {"learning_rate": config.learning_rate, "seed": config.seed}
         if first:
-            self.base |= {"look": {"chosen": first.chosen, "held_back_delta_e": first.errors}}
+            self.base |= {"look": {"chosen": first.chosen, "held_back_delta_e": first.errors, "untrained": untrained}}
         lora = LoraConfig(
             r=rank,
             lora_alpha=config.lora_alpha or rank,  # type: ignore[arg-type]  # peft computes with floats as well
