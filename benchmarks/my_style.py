@@ -102,11 +102,11 @@ def read_pairs(folder: Path) -> dict[str, Pair]:
     from diffretouch.data.build import open_resized
 
     names = sorted(path.name for path in (folder / "before").iterdir())
-    sides = ("before", "after")
-    return {
-        name: tuple(open_resized(folder / side / name, _LONG_SIDE).astype(np.float32) / 255 for side in sides)
-        for name in names
-    }
+
+    def read(side: str, name: str) -> np.ndarray:
+        return open_resized(folder / side / name, _LONG_SIDE).astype(np.float32) / 255
+
+    return {name: (read("before", name), read("after", name)) for name in names}
 
 
 # ---- rivals ---------------------------------------------------------------------------------------------------------
@@ -125,7 +125,10 @@ def look_of(pairs: Sequence[Pair]) -> Method:
     """What `fit_look` finds, as its table."""
     from diffretouch.data.look_pairs import look_from_pairs
 
-    found = look_from_pairs([tuple(np.round(side * 255).astype(np.uint8) for side in pair) for pair in pairs])
+    in_8_bits = [
+        (np.round(before * 255).astype(np.uint8), np.round(after * 255).astype(np.uint8)) for before, after in pairs
+    ]
+    found = look_from_pairs(in_8_bits)
     return found.lut(33).apply
 
 
@@ -313,7 +316,9 @@ def controls(options: argparse.Namespace) -> dict[str, Any]:
     found = {name: errors_of(method, unseen) for name, method in others.items()}
     photos = [photo for photo, _ in unseen.values()]
     made = [
-        ours(photo, photos[number - 1]) if options.adapters else _resized(ours(photos[number - 1]), photo.shape)
+        ours(photo, photos[number - 1])  # type: ignore[call-arg]  # a model takes its query
+        if options.adapters
+        else _resized(ours(photos[number - 1]), photo.shape)
         for number, photo in enumerate(photos)
     ]
     found["the wrong query"] = [distance(one, target) for one, (_, target) in zip(made, unseen.values(), strict=True)]

@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
+from diffretouch import BUNDLED_MODEL, AffineGridHead, DiffRetouchPipeline
 from diffretouch.hub.card import write_model_card
 from diffretouch.hub.upload import export
 
@@ -54,6 +54,16 @@ def average(pipe: DiffRetouchPipeline, other: DiffRetouchPipeline) -> None:
         theirs = getattr(other, name).state_dict()
         for key, value in getattr(pipe, name).state_dict().items():
             value.lerp_(theirs[key], 0.5)
+
+
+@torch.no_grad()
+def with_bias(head: AffineGridHead) -> AffineGridHead:
+    """The same head with a bias at the identity: a style that is trained on it may have an opinion of its own."""
+    full = AffineGridHead.from_config({**head.config, "bias": True})  # its last bias starts there
+    full.load_state_dict(head.state_dict(), strict=False)
+    for conv in (*full.down, full.mid):
+        torch.nn.init.zeros_(conv.bias)
+    return full
 
 
 def main() -> None:
@@ -83,6 +93,8 @@ def main() -> None:
         "noise_offset": options.noise_offset,
     }
     pipe.register_to_config(**{name: value for name, value in chosen.items() if value is not None})
+    if not pipe.grid_head.config.bias:
+        pipe.register_modules(grid_head=with_bias(pipe.grid_head))
     if options.smoothing is not None:
         pipe.grid_head.register_to_config(smoothing=options.smoothing)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(

@@ -67,7 +67,7 @@ class AdapterLook:
         colours = torch.cartesian_prod(axis, axis, axis).T[None, :, :, None]  # (1, 3, n, 1)
         coefficients = grid.coefficients[None]
         average = coefficients.mean((3, 4), keepdim=True)
-        normal, right = 0, 0
+        normal = right = torch.zeros(1, 1, dtype=torch.float64, device=device)
         for cells, pixels, weight in ((coefficients, small, 1.0), (average, colours, _COLOURS_WEIGHT)):
             parts = _parts(cells, grid.guide(pixels), pixels)  # (N, D, 4)
             wanted = self.applied(parts[..., :3].sum(1).T[None, :, :, None])[0, :, :, 0].T  # (N, 3)

@@ -58,7 +58,7 @@ def first_head(pipe: DiffRetouchPipeline, photos: np.ndarray, targets: np.ndarra
         for n, photo in enumerate(photos):
             y = wanted[n] + pictures[n] - still[n]
             more = _normal(_design(_rows(head, features[n], photo), mean, basis), y)
-            normals[n] = tuple(a + _SLIDERS_COUNT * b for a, b in zip(normals[n], more, strict=True))
+            normals[n] = normals[n][0] + _SLIDERS_COUNT * more[0], normals[n][1] + _SLIDERS_COUNT * more[1]
     folds = [[sum(part) for part in zip(*normals[k::_FOLDS], strict=True)] for k in range(min(_FOLDS, len(photos)))]
     total = [sum(part) for part in zip(*folds, strict=True)]
     prior = _prior(len(mean), head.config.grid_depth) * len(photos)

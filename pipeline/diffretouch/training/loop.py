@@ -204,12 +204,16 @@ class _Watch:
     def finish(self) -> None:
         final, best = self._output_dir / "final", self._output_dir / "best"
         if self._config.patience is not None and best.is_dir():
-            save_folder(final, lambda folder: shutil.copytree(best, folder, dirs_exist_ok=True))
+            save_folder(final, partial(_copy, best))
         else:
             with self._trainer.averaged():
                 save_folder(final, self._trainer.save_model)
         self._tracker.close()
         write_training_report(self._output_dir)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 class Trainer:
@@ -274,7 +278,7 @@ class Trainer:
         if not self.config.fit_look:
             return None
         if state is not None:
-            return FirstLook(*state["look"], {}) if "look" in state else None  # of before there were any
+            return FirstLook(state["look"][0], state["look"][1], {}) if "look" in state else None  # of before looks
         with_head = "grid_head" in self.config.lora_train_whole and len(self._pairs) >= self.config.fewest_pairs
         first = first_look(self._pipe, self._pairs, with_head)
         self._pipe.grid_head.load_state_dict(first.head, strict=False)
