@@ -318,13 +318,18 @@ class Editor:
         photo = self._decoded(path)
         if not again and was_retouched(photo):
             raise Refused(strings.RETOUCHED_ALREADY.format(name=path.name))
-        done = BatchSettings(**ask.get("sliders", {}), strength=strength, look="" if look is None else "a look").done
         if look is None:
             view = self.models.get(ask["model"]).photo_view(photo.model_view())
-            (look,) = self.looks(ask["model"], view, ask["sliders"], [ask["seed"]])
+            (applied,) = self.looks(ask["model"], view, ask["sliders"], [ask["seed"]])
+        else:
+            applied = look
         target = self.new_folder() / f"{path.stem}-retouched{saved_suffix(path)}"
         try:
-            notes = save_photo(photo.retouch(look, strength), target, remove_gps=remove_gps, done=done)
+            retouched = photo.retouch(applied, strength)
+            settings = BatchSettings(
+                **ask.get("sliders", {}), strength=strength, look="" if look is None else "a look"
+            )
+            notes = save_photo(retouched, target, remove_gps=remove_gps, done=settings.done)
         except (MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise Refused(first_line(error).replace(str(target), target.name)) from error
         return Finished(target, tuple(dict.fromkeys((*photo.notes, *notes))))

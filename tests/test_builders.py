@@ -268,7 +268,8 @@ def test_build_report_holds_hashes_and_the_resize_rule(built: Path) -> None:
     for name, digest in report["sha256"].items():
         assert hashlib.sha256((built / "data" / name).read_bytes()).hexdigest() == digest
     assert len(report["sha256"]) == 3
-    assert sorted(path.name for path in built.iterdir()) == ["README.md", "build.json", "data", "photos.tsv"]
+    names = ["LICENSE.md", "README.md", "build.json", "data", "photos.tsv"]
+    assert sorted(path.name for path in built.iterdir()) == names
 
 
 def test_building_across_processes_gives_the_rows_of_one_process(built: Path) -> None:

@@ -86,7 +86,8 @@ def test_the_text_of_the_index_page_stands_by_itself(built):
 @pytest.mark.parametrize(("version", "is_enough"), [("0.36.0", False), ("0.9.1", False), ("0.37.0.dev0", True)])
 def test_older_diffusers_is_refused_in_one_sentence_by_what_a_model_imports_first(monkeypatch, version, is_enough):
     monkeypatch.setattr(diffusers, "__version__", version)
-    spec = importlib.util.spec_from_file_location("travelling_adapter_file", adapter_file_diffretouch.__file__)
+    name = "diffretouch.model.travelling_adapter_file"  # its neighbours are found by it
+    spec = importlib.util.spec_from_file_location(name, adapter_file_diffretouch.__file__)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
     if is_enough:

