@@ -225,7 +225,7 @@ def edited_pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], 
 
 def test_the_downloaded_file_keeps_size_exif_and_profile_and_has_the_librarys_pixels(page, phone_photo, tmp_path):
     upload(page, phone_photo)
-    changed(page, lambda: set_slider(page, "brightness", 0.5))
+    changed(page, lambda: set_slider(page, "brightness", 1.0))
     page.click("#prepare")
     page.wait_for_selector("#save")
     with page.expect_download() as download:
@@ -242,9 +242,9 @@ def test_the_downloaded_file_keeps_size_exif_and_profile_and_has_the_librarys_pi
     pipe = DiffRetouchPipeline.from_pretrained(BUNDLED_MODEL)
     pipe.set_progress_bar_config(disable=True)
     seed = torch.Generator().manual_seed(0)
-    (wanted,) = pipe(before.pixels, brightness=0.5, generator=seed, output_type="np").images
+    (wanted,) = pipe(before.pixels, brightness=1.0, generator=seed, output_type="np").images
     difference = np.abs(after.pixels / 255 - wanted)
-    assert difference.mean() < 0.006 and np.abs(before.pixels / 255 - wanted).mean() > 0.02  # JPEG's own loss, no more
+    assert difference.mean() < 0.006 and np.abs(before.pixels / 255 - wanted).mean() > 0.03  # JPEG's own loss, no more
 
 
 def test_every_slider_moves_the_picture_and_a_double_click_sets_it_back(page):
