@@ -157,7 +157,7 @@ def test_pairs_that_are_sampled_see_what_sampling_sees(make, tmp_path) -> None:
     objective, pipe = trainer._objective, trainer._pipe
     draw = objective.draw(5)
     batch = objective.pairs.batch(draw.indices, draw.condition, draw.flip)
-    noise = draw.other_noise[:2]
+    noise = draw.middle_noise[:2]
     seen, timesteps, *_ = objective._sampled(5, noise, batch.photo_latents[:2], batch.photo[:2], batch.statistics[:2])
     latents = pipe.prepare_latents(2, noise.dtype, noise.device, None, noise)
     schedule = set_timesteps(pipe.scheduler, 2, None, pipe.config.min_timestep, noise.device)

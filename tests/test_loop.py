@@ -19,7 +19,7 @@ from safetensors import safe_open
 from scenes import overrides, scene, write_data_set
 
 from diffretouch import DiffRetouchPipeline
-from diffretouch.attributes import attribute_scores, attribute_view
+from diffretouch.attributes import attribute_scores
 from diffretouch.data.dataset import decode, read_split
 from diffretouch.model.photo_statistics_diffretouch import NUM_STATISTICS, photo_statistics, statistics_view
 from diffretouch.training.checkpoints import load_state
@@ -163,7 +163,7 @@ def test_draws_depend_on_seed_and_step_alone(make_config) -> None:
     torch.manual_seed(99)
     again, other_step = objective.draw(5), objective.draw(6)
     other_seed = objective_of(make_config(seed=1)).draw(5)
-    for name in ("indices", "condition", "timesteps", "noise", "other_noise"):
+    for name in ("indices", "condition", "timesteps", "noise", "other_noise", "middle_noise"):
         one, same, step, seed = (getattr(draw, name) for draw in (first, again, other_step, other_seed))
         assert torch.equal(one, same)
         assert not torch.equal(one, step)
@@ -286,41 +286,48 @@ def test_the_linear_form_moves_one_slider_along_what_sampling_sees(make_config, 
 
 
 def test_the_settling_term_is_what_a_second_pass_changes(make_config, accelerator) -> None:
-    """Held against a second pass by hand; only pairs with c = 0 count, and only where the contrastive form rests."""
+    """Held against a second pass by hand, from the same noise; it counts only where the contrastive form rests."""
     config = make_config(
-        contrastive_warmup_steps=2, contrastive_every=2, settling_weight=0.5, beta=2.0, condition_dropout=0.5
+        contrastive_warmup_steps=2, contrastive_every=2, settling_weight=0.5, beta=2.0, sampled_batch_size=2
     )
     torch.manual_seed(0)
     objective = objective_of(config)
     pipe = new_pipeline(config.model)
     torch.nn.init.normal_(pipe.grid_head.out.weight, std=0.1)
+    objective._unet, objective._pipe = pipe.unet, pipe
     model = Retoucher(pipe.unet, pipe.grid_head)
     assert [objective.settles(step) for step in range(5)] == [False, False, False, True, False]
-    draw = objective.draw(3)
-    draw.condition[0] = 0
-    draw.condition[1:] = 0.5
     with torch.no_grad():
+        draw = objective.draw(3)
         terms = objective(model, 3, draw, 0, 1, accelerator.device)
         batch = objective.pairs.batch(draw.indices, draw.condition, draw.flip)
-        t, eps = draw.timesteps[:1], draw.noise[:1]
 
-        def once(photo_latents, z0, photo, numbers):
-            noisy = pipe.scheduler.add_noise(z0, eps, t)
-            return model(noisy, t, photo_latents, torch.zeros(1, 4), photo, numbers)[1]
+        def once(*photos: torch.Tensor) -> torch.Tensor:
+            return model(*objective._sampled(3, draw.middle_noise[:2], *photos))[1]
 
-        first = once(batch.photo_latents[:1], batch.latents[:1], batch.photo[:1], batch.statistics[:1])
+        first = once(batch.photo_latents[:2], batch.photo[:2], batch.statistics[:2])
         unit = (((first + 1) / 2).clamp(0, 1) * 255).round() / 255
-        side = config.model.sample_size * vae_scale_factor(pipe.vae)
-        z0 = pipe.vae.encode(attribute_view(unit, side) * 2 - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
-        seen, photo = pipe.encode_photo(unit[0]), unit * 2 - 1
-        second = once(seen, z0, photo, photo_statistics(statistics_view(photo)))
-        expected = (second - photo).square().mean() / (0.5 * config.train_batch_size)
-    assert terms["settling"].item() == pytest.approx(expected.item(), rel=0.02)
-    whole = terms["noise"] + 2.0 * (terms["pixel"] + 0.5 * terms["settling"])
+        seen, photo = torch.cat([pipe.encode_photo(one) for one in unit]), unit * 2 - 1
+        second = once(seen, photo, photo_statistics(statistics_view(photo)))
+    assert terms["sampled"].item() == pytest.approx((first - batch.target[:2]).square().mean().item(), rel=1e-4)
+    assert terms["settling"].item() == pytest.approx((second - photo).square().mean().item(), rel=0.02)
+    whole = terms["noise"] + 2.0 * (terms["pixel"] + terms["sampled"] + 0.5 * terms["settling"])
     assert terms["loss"].item() == pytest.approx(whole.item(), rel=1e-5)
-    draw.condition[0] = 0.5
-    with torch.no_grad():
-        assert objective(model, 3, draw, 0, 1, accelerator.device)["settling"] == 0
+
+
+def test_a_share_of_the_pairs_starts_from_pure_noise(make_config) -> None:
+    plain, some = (objective_of(make_config(pure_noise_share=share, train_batch_size=400)) for share in (0, 0.5))
+    last = some.timestep_range[1]
+    usual, drawn = (objective.draw(1).timesteps for objective in (plain, some))
+    assert 0.4 < (drawn == last).float().mean() < 0.6
+    assert torch.equal(drawn[drawn != last], usual[drawn != last]), "the others are spread as before"
+
+
+def test_what_is_sampled_in_training_is_the_middle_of_the_styles(make_config) -> None:
+    config = make_config(model_noise_offset=5.0, train_batch_size=16)
+    draw = objective_of(config).draw(1)
+    middle, other = (noise.mean((2, 3)).std() for noise in (draw.middle_noise, draw.other_noise))
+    assert middle < 1 < 3 < other
 
 
 def test_a_slider_reaches_as_far_as_the_experts_of_its_photo(make_config) -> None:

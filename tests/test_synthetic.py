@@ -83,13 +83,15 @@ def test_some_degraded_photos_are_lit_unevenly() -> None:
     assert sum(spread <= 6 for spread in spreads) >= 12
 
 
-def test_what_comes_in_is_now_and_then_finished_and_wants_little_or_nothing() -> None:
+def test_what_comes_in_is_now_and_then_finished_and_wants_less_or_nothing() -> None:
     one, rng = taught(0), np.random.default_rng(0)
     drawn = [photo_to_retouch(one, rng) for _ in range(200)]
     wants = [distance(picture, quantise(natural)) for picture, natural in drawn]
     whole = distance(quantise(one.photo), quantise(one.natural))
     is_finished = np.array([np.array_equal(picture, quantise(one.photo)) for picture, _ in drawn])
-    assert 0.05 < is_finished.mean() < 0.2 and np.array(wants)[is_finished].max() < 0.5 * whole
+    asked = np.array(wants)[is_finished]
+    assert 0.05 < is_finished.mean() < 0.2
+    assert 0.5 * whole < asked.min() <= asked.max() < 0.9 * whole, "little would be left for a second pass"
     assert 0.03 < np.mean(np.array(wants) == 0) < 0.15
     assert np.mean(np.array(wants) > whole) > 0.4
 

@@ -74,12 +74,13 @@ def photo_to_retouch(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray
 
     Most are a camera's flat rendition or fail in some way. What is fine already has to be recognised: one in eight
     (half of the pages) fails a little, one in twelve is the natural retouch itself, which wants nothing, and one in
-    eight is the finished photo, which wants a third of the way.
+    eight is the finished photo, which wants most of the way there: after a third of it, as much again would be asked
+    of every further pass.
     """
     kind, photo, natural = rng.uniform(), scene.photo, scene.natural
     page = documentness(lab_of(np.clip(scene.light, 0, 1))[..., 0])
     if kind < 0.12:
-        return quantise(photo), photo + 0.35 * (natural - photo)
+        return quantise(photo), photo + 0.7 * (natural - photo)
     if kind < 0.2:
         return quantise(natural), natural
     if kind < 0.32 + 0.38 * page:

@@ -120,13 +120,15 @@ class TrainingConfig:
     contrastive_batch_size: int = 4  # pairs of each batch that also run the positive and the negative branch
     contrastive_alone: float = 0.5  # share of these pairs, of "linear", whose one slider moves while the others are 0
     contrastive_every: int = 1  # only at every so manieth step, weighted as many times
-    # Weight, beside the pixel loss, of what a second pass changes of the first's retouch at c = 0; 0 saves its cost.
-    settling_weight: float = 0.0
-    timestep_power: float = 1.5  # t = min + (max - min) u^power: above 1, low noise, where grids are read, counts more
-
-    # Conditions
     # Pairs of each batch that are also retouched as in use, sampled from pure noise at c = 0; their last call learns.
     sampled_batch_size: int = 0
+    # Weight, beside the pixel loss, of what a second pass in use changes of the first's; 0 saves its cost.
+    settling_weight: float = 0.0
+    timestep_power: float = 1.5  # t = min + (max - min) u^power: above 1, low noise, where grids are read, counts more
+    # Share of pairs at the last timestep, pure noise: where sampling starts, which no other timestep teaches.
+    pure_noise_share: float = 0.0
+
+    # Conditions
     condition_dropout: float = 0.15  # share of pairs trained with c = 0: any expert, which noise then picks
     attribute_dropout: float = 0.3  # chance of each other c_i to be 0: sliders have to work one at a time
     condition_jitter: float = 0.25  # half-width of uniform noise on c: five experts leave gaps on a slider's way
@@ -243,6 +245,7 @@ _BOUNDS = {
     "beta": (0, math.inf),
     "contrastive_weight": (0, math.inf),
     "settling_weight": (0, math.inf),
+    "pure_noise_share": (0, 1),
     "contrastive_warmup_steps": (0, math.inf),
     "contrastive_every": (1, math.inf),
     "contrastive_alone": (0, 1),
@@ -308,6 +311,10 @@ def _check(config: TrainingConfig) -> None:
     for name in ("contrastive_batch_size", "sampled_batch_size"):
         if not 0 <= value[name] <= all_pairs:
             raise ValueError(f"`{name}` has to be in [0, {all_pairs}], got {value[name]}.")
+    if config.settling_weight and not config.sampled_batch_size:
+        raise ValueError(
+            "`settling_weight` has to be 0 without `sampled_batch_size`, whose pictures it retouches again."
+        )
     if config.fit_look and config.lora_rank is None:
         raise ValueError("`fit_look` has to be false to train every weight, got true: an adapter holds the look.")
     _check_model(config.model)

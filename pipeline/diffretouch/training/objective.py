@@ -82,6 +82,7 @@ class Draw:
     timesteps: torch.Tensor  # (B,)
     noise: torch.Tensor  # (B, 4, h, w)
     other_noise: torch.Tensor  # (B, 4, h, w), of the positive branch
+    middle_noise: torch.Tensor  # (B, 4, h, w), without what is common to a picture: the middle of the styles
     slider: torch.Tensor  # (B,), which of them "linear" moves
     position: torch.Tensor  # (B,) in [-1, 1], where it moves it
     alone: torch.Tensor  # (B,) bool, whether the others are at 0 then
@@ -129,7 +130,9 @@ class Objective:
         noise, other_noise = (draw_noise(shape, self.noise_offset, rng) for _ in range(2))
         slider, where = torch.randint(4, (size,), generator=rng), 2 * torch.rand(size, generator=rng) - 1
         alone = torch.rand(size, generator=rng) < config.contrastive_alone
-        return Draw(indices, condition, flip, timesteps, noise, other_noise, slider, where, alone)
+        timesteps[torch.rand(size, generator=rng) < config.pure_noise_share] = high
+        middle = torch.randn(shape, generator=rng)
+        return Draw(indices, condition, flip, timesteps, noise, other_noise, middle, slider, where, alone)
 
     def contrasts(self, step: int) -> bool:
         """Whether the contrastive term counts at step `step`."""
@@ -155,7 +158,8 @@ class Objective:
         part = draw.part(number, parts)
         batch = self.pairs.batch(part.indices, part.condition, part.flip)
         photo_latents, z0, condition, photo, statistics, target = (value.to(device) for value in vars(batch).values())
-        timesteps, noise, other_noise = (value.to(device) for value in (part.timesteps, part.noise, part.other_noise))
+        timesteps, noise = part.timesteps.to(device), part.noise.to(device)
+        other_noise, middle_noise = part.other_noise.to(device), part.middle_noise.to(device)
 
         # Regular branch on all pairs; positive and negative branch on the first n, in the same call.
         contrasts = self.contrasts(step)
@@ -178,7 +182,7 @@ class Objective:
         inputs = [noisy, timesteps[first], photo_latents[first], conditions, photo[first], statistics[first]]
         batch_size, m = len(z0), len(range(number, config.sampled_batch_size, parts))
         if m:
-            sampled = self._sampled(step, other_noise[:m], photo_latents[:m], photo[:m], statistics[:m])
+            sampled = self._sampled(step, middle_noise[:m], photo_latents[:m], photo[:m], statistics[:m])
             inputs = [torch.cat(both) for both in zip(inputs, sampled, strict=True)]
         noise_pred, pictures = model(*inputs)
         pictures, as_in_use = pictures.tensor_split([len(first)])
@@ -196,27 +200,20 @@ class Objective:
             chosen = torch.cat([pictures[:n], pictures[batch_size:]])
             terms["contrastive"] = self._contrastive(chosen, draw, part, n, parts)
             loss = loss + config.contrastive_weight * config.contrastive_every * terms["contrastive"]
-        if self.settles(step):
-            terms["settling"] = self._settling(model, pictures[:batch_size], part, parts)
+        if m and self.settles(step):
+            terms["settling"] = self._settling(model, step, as_in_use, middle_noise[:m])
             loss = loss + config.beta * config.settling_weight * terms["settling"]
         return {"loss": loss, **terms}
 
-    def _settling(self, model: nn.Module, pictures: torch.Tensor, part: Draw, parts: int) -> torch.Tensor:
-        """How much a second pass changes what the first made of a part's pairs with c = 0, under the same noise.
+    def _settling(self, model: nn.Module, step: int, pictures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """How much a second pass in use, from the same noise, changes the `pictures` (n, 3, p, p) of the first.
 
         What is retouched already wants nothing. The first pass is taken as it is: else both would shrink together.
         """
-        chosen = (part.condition == 0).all(1).nonzero()[:, 0]
-        if not len(chosen):
-            return 0 * pictures.sum()
-        device = pictures.device
-        batch = self.pairs.once_more(pictures[chosen.to(device)].detach())
-        photo_latents, z0, condition, photo, statistics, target = (value.to(device) for value in vars(batch).values())
-        timesteps, noise = part.timesteps[chosen].to(device), part.noise[chosen].to(device)
-        noisy = self.scheduler.add_noise(z0, noise, timesteps)
-        again = model(noisy, timesteps, photo_latents, condition, photo, statistics)[1]
-        expected = self.config.train_batch_size * self.config.condition_dropout / parts
-        return losses.pixel_loss(again, target, self.config.pixel_loss) * len(chosen) / max(1.0, expected)
+        batch = self.pairs.once_more(pictures.detach())
+        photo_latents, _, _, photo, statistics, target = (value.to(noise.device) for value in vars(batch).values())
+        again = model(*self._sampled(step, noise, photo_latents, photo, statistics))[1]
+        return losses.pixel_loss(again, target, self.config.pixel_loss)
 
     @torch.no_grad()
     def _imagine(
@@ -245,7 +242,9 @@ class Objective:
     ) -> tuple[torch.Tensor, ...]:
         """Arguments of `Retoucher.forward` as the last call of sampling gets them, from pure noise and at c = 0.
 
-        What the model is asked in use is what it imagined itself, where training shows it the target's latents.
+        What the model is asked in use is what it imagined itself, where training shows it the target's latents. The
+        noise is that of the middle style, the answer to those who ask for none: from other noise, which knows nothing
+        of the target, the last call would unlearn the other styles.
         """
         scheduler, settings = self._pipe.scheduler, self._pipe.config
         steps, first = settings.default_num_inference_steps, settings.min_timestep
