@@ -286,7 +286,7 @@ def test_the_linear_form_moves_one_slider_along_what_sampling_sees(make_config, 
 
 
 def test_the_settling_term_is_what_a_second_pass_changes(make_config, accelerator) -> None:
-    """Held against a second pass by hand, from the same noise; it counts only where the contrastive form rests."""
+    """Held against a second pass by hand, of other strengths of the first; counts where the contrastive form rests."""
     config = make_config(
         contrastive_warmup_steps=2, contrastive_every=2, settling_weight=0.5, beta=2.0, sampled_batch_size=2
     )
@@ -306,13 +306,16 @@ def test_the_settling_term_is_what_a_second_pass_changes(make_config, accelerato
             return model(*objective._sampled(3, draw.middle_noise[:2], *photos))[1]
 
         first = once(batch.photo_latents[:2], batch.photo[:2], batch.statistics[:2])
-        unit = (((first + 1) / 2).clamp(0, 1) * 255).round() / 255
+        wanted, strength = first.clamp(-1, 1), draw.strength[:2].view(-1, 1, 1, 1)
+        part = batch.photo[:2] + strength * (wanted - batch.photo[:2])
+        unit = (((part + 1) / 2).clamp(0, 1) * 255).round() / 255
         seen, photo = torch.cat([pipe.encode_photo(one) for one in unit]), unit * 2 - 1
         second = once(seen, photo, photo_statistics(statistics_view(photo)))
     assert terms["sampled"].item() == pytest.approx((first - batch.target[:2]).square().mean().item(), rel=1e-4)
-    assert terms["settling"].item() == pytest.approx((second - photo).square().mean().item(), rel=0.02)
+    assert terms["settling"].item() == pytest.approx((second - wanted).square().mean().item(), rel=0.02)
     whole = terms["noise"] + 2.0 * (terms["pixel"] + terms["sampled"] + 0.5 * terms["settling"])
     assert terms["loss"].item() == pytest.approx(whole.item(), rel=1e-5)
+    assert draw.strength[:2].sub(1).abs().min() > 0.01, "else strength would not be tried"
 
 
 def test_a_share_of_the_pairs_starts_from_pure_noise(make_config) -> None:

@@ -122,7 +122,7 @@ class TrainingConfig:
     contrastive_every: int = 1  # only at every so manieth step, weighted as many times
     # Pairs of each batch that are also retouched as in use, sampled from pure noise at c = 0; their last call learns.
     sampled_batch_size: int = 0
-    # Weight, beside the pixel loss, of what a second pass in use changes of the first's; 0 saves its cost.
+    # Weight, beside the pixel loss, of how far a second pass in use ends from the first; 0 saves its cost.
     settling_weight: float = 0.0
     timestep_power: float = 1.5  # t = min + (max - min) u^power: above 1, low noise, where grids are read, counts more
     # Share of pairs at the last timestep, pure noise: where sampling starts, which no other timestep teaches.

@@ -118,14 +118,11 @@ class PairCache:
         mirrored = [torch.where(flip.view(-1, 1, 1, 1), picture.flip(-1), picture) for picture in pictures]
         return Batch(mirrored[0], mirrored[1], conditions, mirrored[2], statistics, mirrored[3])
 
-    def once_more(self, pictures: torch.Tensor) -> Batch:
-        """Retouched `pictures` (B, 3, p, p) in [-1, 1] as photos that want nothing: their own targets, c = 0."""
-        unit = ((pictures + 1) / 2).clamp(0, 1).cpu()
-        seen = [self._encoder.encode_input(picture) for picture in unit]
+    def as_inputs(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`pictures` (B, 3, p, p) in [-1, 1] as photos: the photo latents, photo and statistics of a `Batch`."""
+        seen = [self._encoder.encode_input(picture) for picture in ((pictures + 1) / 2).clamp(0, 1).cpu()]
         photo_latents, pixels, statistics = (torch.stack(one) for one in zip(*seen, strict=True))
-        latents = torch.stack([self._encoder.encode_target(picture)[0] for picture in unit])
-        photo = unquantised(pixels)
-        return Batch(photo_latents, latents, torch.zeros(len(unit), 4), photo, statistics, photo)
+        return photo_latents, unquantised(pixels), statistics
 
     def conditions(self, indices: torch.Tensor) -> torch.Tensor:
         """c of pairs `indices` (B,) -> (B, 4)."""

@@ -19,6 +19,9 @@ from . import losses
 from .config import TrainingConfig
 from .data import PairCache
 
+# How much of a retouch is there already when the settling term retouches again.
+LEFT_OVER = (0.6, 1.4)
+
 # A slider is asked for a little more than the experts span, so that it does not fall short where it is hard to move.
 REACH = 1.1
 
@@ -83,6 +86,7 @@ class Draw:
     noise: torch.Tensor  # (B, 4, h, w)
     other_noise: torch.Tensor  # (B, 4, h, w), of the positive branch
     middle_noise: torch.Tensor  # (B, 4, h, w), without what is common to a picture: the middle of the styles
+    strength: torch.Tensor  # (B,) in `LEFT_OVER`, of the retouch that is retouched again
     slider: torch.Tensor  # (B,), which of them "linear" moves
     position: torch.Tensor  # (B,) in [-1, 1], where it moves it
     alone: torch.Tensor  # (B,) bool, whether the others are at 0 then
@@ -132,7 +136,8 @@ class Objective:
         alone = torch.rand(size, generator=rng) < config.contrastive_alone
         timesteps[torch.rand(size, generator=rng) < config.pure_noise_share] = high
         middle = torch.randn(shape, generator=rng)
-        return Draw(indices, condition, flip, timesteps, noise, other_noise, middle, slider, where, alone)
+        strength = LEFT_OVER[0] + (LEFT_OVER[1] - LEFT_OVER[0]) * torch.rand(size, generator=rng)
+        return Draw(indices, condition, flip, timesteps, noise, other_noise, middle, strength, slider, where, alone)
 
     def contrasts(self, step: int) -> bool:
         """Whether the contrastive term counts at step `step`."""
@@ -201,19 +206,26 @@ class Objective:
             terms["contrastive"] = self._contrastive(chosen, draw, part, n, parts)
             loss = loss + config.contrastive_weight * config.contrastive_every * terms["contrastive"]
         if m and self.settles(step):
-            terms["settling"] = self._settling(model, step, as_in_use, middle_noise[:m])
+            terms["settling"] = self._settling(model, step, photo[:m], as_in_use, part)
             loss = loss + config.beta * config.settling_weight * terms["settling"]
         return {"loss": loss, **terms}
 
-    def _settling(self, model: nn.Module, step: int, pictures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """How much a second pass in use, from the same noise, changes the `pictures` (n, 3, p, p) of the first.
+    def _settling(
+        self, model: nn.Module, step: int, photo: torch.Tensor, pictures: torch.Tensor, part: Draw
+    ) -> torch.Tensor:
+        """How far a second pass in use, from the same noise, ends from the `pictures` that the first made of `photo`.
 
-        What is retouched already wants nothing. The first pass is taken as it is: else both would shrink together.
+        Both (n, 3, p, p). What is retouched wants nothing, what is retouched by half the rest, what went too far the
+        way back: asked of the retouch alone, the second pass would drift, as little as each time is. The first pass is
+        taken as it is: else both would shrink together.
         """
-        batch = self.pairs.once_more(pictures.detach())
-        photo_latents, _, _, photo, statistics, target = (value.to(noise.device) for value in vars(batch).values())
-        again = model(*self._sampled(step, noise, photo_latents, photo, statistics))[1]
-        return losses.pixel_loss(again, target, self.config.pixel_loss)
+        first = pictures.detach().clamp(-1, 1)
+        n, device = len(first), first.device
+        strength = part.strength[:n].to(device).view(-1, 1, 1, 1)
+        seen = self.pairs.as_inputs(photo + strength * (first - photo))
+        noise = part.middle_noise[:n].to(device)
+        again = model(*self._sampled(step, noise, *(value.to(device) for value in seen)))[1]
+        return losses.pixel_loss(again, first, self.config.pixel_loss)
 
     @torch.no_grad()
     def _imagine(
