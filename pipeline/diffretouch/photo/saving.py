@@ -13,7 +13,7 @@ from ..files import move_to_new_name
 from .avif import write_avif
 from .claims import names_editor, saved_xmp, xmp_without_places
 from .core import PhotoError, Refused, one_line
-from .exif import made_true, without_places_in_notes
+from .exif import EXIF_LOST, made_true, readable_exif, without_places_in_notes
 from .heic import write_heic
 from .iptc import without_places
 from .jpeg import write_jpeg
@@ -154,13 +154,14 @@ def _with_true_metadata(
     """The photo with metadata that is true of the new file, and what of it the format cannot keep."""
     exif, xmp, iptc = photo.exif, photo.xmp, photo.iptc
     if remove_gps:
-        exif = without_places_in_notes(exif_without_gps(exif))
+        exif = readable_exif(without_places_in_notes(readable_exif(exif_without_gps(exif))))
         xmp, iptc = xmp_without_places(xmp), without_places(iptc)
     records = None if extension in _IPTC_SUFFIXES else iptc
     xmp = saved_xmp(xmp, extension, done, PROGRAM, records)
     exif = made_true(exif, None if done is None else PROGRAM, is_srgb(photo.icc_profile))
-    lost = extension != ".png" and [keyword for keyword, _ in photo.texts]
-    notes = (f"its PNG texts ({', '.join(lost)}) are left out: only PNG holds them",) if lost else ()
+    notes: tuple[str, ...] = (EXIF_LOST,) if photo.exif and not exif else ()
+    if texts := extension != ".png" and [keyword for keyword, _ in photo.texts]:
+        notes += (f"its PNG texts ({', '.join(texts)}) are left out: only PNG holds them",)
     return replace(photo, exif=exif, xmp=xmp, iptc=iptc if records is None else None), notes
 
 
