@@ -155,14 +155,15 @@ def test_a_photo_with_damaged_credentials_or_of_a_kind_the_library_does_not_read
 ):
     first = tmp_path / "first.jpg"
     save_photo(open_photo(original), first, signer=Signer(*pair), source=original)
-    data = bytearray(first.read_bytes())
-    at = data.index(b"c2pa.claim")
-    data[at - 60 : at + 60] = bytes(120)
-    first.write_bytes(data)
-    other = tmp_path / "other.raf"
-    other.write_bytes(makers.raf(makers.scene(1, 60, 40)))
-    for source in (first, other):
-        target = tmp_path / f"{source.stem}-2.jpg"
+    whole = first.read_bytes()
+    first.write_bytes(whole.replace(b"jumdc2cl", bytes(8), 1))  # told when they are read
+    second = tmp_path / "second.jpg"
+    second.write_bytes(whole.replace(b"exclusions", b"\xff" * 10, 1))  # told when the retouch is signed
+    third = tmp_path / "third.raf"
+    third.write_bytes(makers.raf(makers.scene(1, 60, 40)))
+    for source in (first, second, third):
+        assert source.read_bytes() != whole
+        target = tmp_path / f"{source.stem}-retouched.jpg"
         assert save_photo(open_photo(original), target, signer=Signer(*pair), source=source) == ()
         assert read(target)["validation_state"] == "Trusted"
         assert active(read(target))["ingredients"][0]["title"] == source.name and history(read(target)) == [None]

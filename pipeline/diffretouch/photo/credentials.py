@@ -84,11 +84,15 @@ class Signer:
         }
         ingredient = {"title": os.path.basename(parent), "relationship": "parentOf"}
         try:
-            builder = (_builder_with_history(definition, ingredient, parent) if history else None) or _builder(
-                definition, ingredient
-            )
+            make = _builder_with_history if history else _builder
+            builder = make(definition, ingredient, parent)
             manifest = self._signed(builder, MIME[os.path.splitext(name)[1].lower()], unsigned, signed)
         except C2paError as error:
+            if history:  # the parent's credentials are damaged, or lie elsewhere
+                for file in (unsigned, signed):
+                    file.seek(0)
+                signed.truncate()
+                return self.sign(unsigned, signed, name, parent, done, history=False)
             raise Refused(f"it cannot be signed: {_words(error)}") from error
         return [CREDENTIALS_KEPT] if _tells_history(manifest) else []
 
@@ -101,32 +105,32 @@ class Signer:
             return builder.sign(signer, mime, unsigned, signed)
 
 
-def _builder(definition: dict[str, Any], *ingredients: dict[str, str]) -> Any:
-    """Of a manifest of an edit, with ingredients of which no more than this is known."""
-    import c2pa
-
-    definition = {"claim_generator_info": [_program()], **definition, "ingredients": list(ingredients)}
-    builder = c2pa.Builder.from_json(json.dumps(definition), c2pa.Context.from_dict(_SETTINGS))
-    builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
-    return builder
+def _builder(definition: dict[str, Any], ingredient: dict[str, str], parent: str = "") -> Any:
+    """Of a manifest of an edit, with an ingredient of which no more than this is known."""
+    return _edit({**definition, "ingredients": [ingredient]})
 
 
 def _builder_with_history(definition: dict[str, Any], ingredient: dict[str, str], parent: str) -> Any:
-    """With what the parent's file tells of itself; None where the library does not read it, or not all of it."""
+    """With what the parent's file tells of itself, if it is of a kind that the library reads."""
     import c2pa
 
     with open(parent, "rb") as file:
         kind = kind_of(file)
         mime = MIME.get(f".{kind.lower()}") or os.path.splitext(parent)[1].lower().removeprefix(".")
         if mime not in c2pa.Reader.get_supported_mime_types():
-            return None
+            return _builder(definition, ingredient)
         file.seek(0)
-        builder = _builder(definition)
-        try:
-            builder.add_ingredient(ingredient, mime, file)
-        except c2pa.C2paError:
-            builder.close()
-            return None
+        builder = _edit(definition)
+        builder.add_ingredient(ingredient, mime, file)
+    return builder
+
+
+def _edit(definition: dict[str, Any]) -> Any:
+    import c2pa
+
+    definition = {"claim_generator_info": [_program()], **definition}
+    builder = c2pa.Builder.from_json(json.dumps(definition), c2pa.Context.from_dict(_SETTINGS))
+    builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
     return builder
 
 
