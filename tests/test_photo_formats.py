@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import imagecodecs
+import makers
 import numpy as np
 import pytest
 import tifffile
@@ -414,6 +415,25 @@ def test_an_unreadable_place_is_removed_too(tmp_path):
     assert struct.pack(order + "HH", GPS_IFD, 4) not in exif
     for value in (struct.pack("<II", 305, 10), struct.pack(">II", 305, 10), struct.pack("<II", 61, 2)):
         assert value not in exif
+
+
+def test_exif_whose_place_lies_over_its_structure_goes_as_a_whole_and_that_is_said(tmp_path):
+    block = bytearray(exif_block())
+    order = "<" if block[:2] == b"II" else ">"
+    at = bytes(block).index(struct.pack(order + "HHI", 2, 5, 3)) + 8  # the latitude
+    struct.pack_into(order + "I", block, at, 0)
+    notes = save_photo(Photo(smooth_picture(40, 60), exif=bytes(block)), tmp_path / "a.jpg", remove_gps=True)
+    assert notes == ("its EXIF is damaged and is left out",)
+    assert open_photo(tmp_path / "a.jpg").exif is None
+
+
+def test_exif_whose_thumbnail_lies_over_its_structure_is_left_out_and_that_is_said(tmp_path):
+    start = b"II" + struct.pack("<HI", 42, 16) + b"\xff\xd8\xff\xe0" + bytes(4)
+    main = struct.pack("<HHHI4sI", 1, MAKE, 2, 4, b"Own\0", 34)
+    thumbnail = struct.pack("<HHHIIHHIII", 2, 513, 4, 1, 8, 514, 4, 1, 1000, 0)
+    (tmp_path / "a.jpg").write_bytes(makers.jpeg(makers.scene(1, 40, 30), exif=start + main + thumbnail))
+    photo = open_photo(tmp_path / "a.jpg")
+    assert photo.exif is None and photo.notes == ("its EXIF is damaged and is left out",)
 
 
 def test_xmp_in_other_encodings_goes_with_the_place(tmp_path):

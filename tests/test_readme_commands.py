@@ -53,6 +53,7 @@ READ = {
     "make space": "serves until it is stopped; tests/test_space.py serves the same page",
     "make train-demo": CHECKS,
     "make bench": CHECKS,
+    "diffretouch retouch shoot -o signed --sign cert.pem key.pem": "needs a certificate; tests/test_credentials.py",
     "make docs": "tests/test_docs.py builds the site",
     "diffretouch space": "serves until it is stopped; tests/test_space.py serves the same page",
     "diffretouch convert model.ckpt -o official": "needs the authors' weights; tests/test_convert.py has small ones",

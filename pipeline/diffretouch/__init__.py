@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .model.modeling_affine_grid import AffineGrid, AffineGridHead
     from .model.modeling_latent_codec import FixedLatentCodec
     from .model.pipeline_diffretouch import DiffRetouchPipeline, DiffRetouchPipelineOutput
-    from .photo import Photo, PhotoError, open_photo, save_photo
+    from .photo import Photo, PhotoError, Signer, open_photo, save_photo
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ _HOMES = {
     "FixedLatentCodec": "model.modeling_latent_codec",
     "Photo": "photo",
     "PhotoError": "photo",
+    "Signer": "photo",
     "open_photo": "photo",
     "save_photo": "photo",
     "DiffRetouchPipeline": "model.pipeline_diffretouch",
@@ -49,6 +50,7 @@ __all__ = [
     "FixedLatentCodec",
     "Photo",
     "PhotoError",
+    "Signer",
     "attribute_scores",
     "export",
     "fit_look",

@@ -18,6 +18,7 @@ MODULES = {
     "fast": ("numba",),
     "lora": ("peft", "transformers"),
     "raw": ("rawpy", "pillow_heif"),
+    "c2pa": ("c2pa", "cryptography"),
     "looks": ("skimage",),
     "ray": ("ray", "upath"),
     "space": PAGE,

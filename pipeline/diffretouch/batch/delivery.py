@@ -21,7 +21,7 @@ from .plan import Job, is_local
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..photo import Photo
+    from ..photo import Photo, Signer
 
 
 def first_line(error: BaseException) -> str:
@@ -39,6 +39,7 @@ class Delivery:
         self.overwrite = overwrite
         self.sizes: dict[Any, int] = {}
         self._staged: dict[Any, Path] = {}
+        self._signed: set[Any] = set()
         self._folders: dict[Any, Path] = {}
 
     def __enter__(self) -> Delivery:
@@ -69,11 +70,24 @@ class Delivery:
         folder.mkdir()
         return folder
 
-    def save(self, photo: Photo, target: Any, settings: Settings, done: str | None = None) -> tuple[str, ...]:
-        """Encode a photo as what `target` will hold, and return what it cannot keep; errors name the target."""
+    def save(
+        self,
+        photo: Photo,
+        target: Any,
+        settings: Settings,
+        done: str | None = None,
+        signer: Signer | None = None,
+        source: Path | None = None,
+    ) -> tuple[str, ...]:
+        """Encode a photo as what `target` will hold, and return what it cannot keep; errors name the target.
+
+        `source` is the photo's own file, as far as this machine has it.
+        """
         from ..photo import PhotoError, save_photo
 
         staged = self.staged(target)
+        if signer is not None:
+            self._signed.add(target)
         try:
             return save_photo(
                 photo,
@@ -82,6 +96,8 @@ class Delivery:
                 quality=settings.quality,
                 remove_gps=settings.remove_gps,
                 done=done,
+                signer=signer,
+                source=source,
             )
         except PhotoError as error:
             raise PhotoError(str(error).replace(str(staged), str(target))) from None
@@ -110,11 +126,11 @@ class Delivery:
         if not in_place and is_local(target) and _is_same_file(target, self.job.source):
             raise PhotoError(f"cannot save {target}: it is the photo's own source")
         if not is_local(target):
-            _upload(staged, target, self.overwrite)
+            _upload(staged, target, self.overwrite, target in self._signed)
         elif self.overwrite:
             os.replace(staged, target)
         else:
-            _move_or_find_same(staged, target)
+            _move_or_find_same(staged, target, target in self._signed)
 
 
 def _cannot_save(target: Any, error: OSError) -> Exception:
@@ -130,23 +146,45 @@ def _is_same_file(one: Path, other: Any) -> bool:
         return False
 
 
-def _move_or_find_same(staged: Path, target: Path) -> None:
-    """Rename that raises FileExistsError where something else has that name; the same bytes are as good."""
+def _move_or_find_same(staged: Path, target: Path, signed: bool) -> None:
+    """Rename that raises FileExistsError where something else has that name; the same content is as good."""
     try:
         move_to_new_name(staged, target)
     except FileExistsError:
-        if not (target.is_file() and filecmp.cmp(staged, target, shallow=False)):
+        if not (target.is_file() and _is_same(staged, target, signed)):
             raise
 
 
-def _upload(staged: Path, target: Any, overwrite: bool) -> None:
+def _is_same(staged: Path, other: Path, signed: bool) -> bool:
+    """Whether two files hold the same bytes or, as no two signatures are alike, the same photo."""
+    from ..photo import PhotoError, open_photo
+
+    same = filecmp.cmp(staged, other, shallow=False)
+    if same or not signed:
+        return same
+    try:
+        one, two = open_photo(staged), open_photo(other)
+    except PhotoError:
+        return False
+    return _told(one) == _told(two) and bool((one.pixels == two.pixels).all())
+
+
+def _told(photo: Photo) -> tuple[Any, ...]:
+    """All of a photo but its samples."""
+    return photo.pixels.shape, photo.pixels.dtype, photo.exif, photo.xmp, photo.iptc, photo.icc_profile, photo.notes
+
+
+def _upload(staged: Path, target: Any, overwrite: bool, signed: bool) -> None:
     from ..photo import PhotoError
 
     try:
         is_there = not overwrite and target.exists()
-        if is_there and target.fs.cat_file(target.path) != staged.read_bytes():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        if not is_there:
+        if is_there:
+            with tempfile.TemporaryDirectory(prefix="diffretouch-") as folder:
+                target.fs.get_file(target.path, str(fetched := Path(folder, target.name)))
+                if not _is_same(staged, fetched, signed):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        else:
             # Stores show an object when all of it is there, and have no rename to do it with.
             target.fs.put_file(str(staged), target.path)
     except FileExistsError:

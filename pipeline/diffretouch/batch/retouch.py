@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..look.match import Match, Tones
-    from ..photo import Photo
+    from ..photo import Photo, Signer
 
 COMPARE_SIZE = (1280, 720)  # most pixels of each picture; a side-by-side picture is for looking at, not for keeping
 RETOUCHED_ALREADY = "DiffRetouch has retouched it already"
@@ -36,12 +36,14 @@ class Retoucher:
     """The model, or the look that stands in for it: photos in, affine grids out, from any number of threads.
 
     Raises:
-        UsageError: if the model, an adapter or the look cannot be loaded, or `match` is nothing to come near.
+        UsageError: if the model, an adapter or the look cannot be loaded, `match` is nothing to come near, or `sign`
+            cannot sign.
     """
 
     def __init__(self, settings: Settings, show_steps: str | None = None):
         self.settings = settings
         self.described = settings.described()
+        self.signer = load_signer(settings)
         self._own = threading.local()
         self._look = None if settings.look is None else _load_look(settings.look)
         self._pipe = None if self._look else load_pipeline(settings)
@@ -121,6 +123,22 @@ def load_pipeline(settings: Settings) -> Any:
     return pipe
 
 
+def load_signer(settings: Settings) -> Signer | None:
+    """What the settings say to sign with, tried out.
+
+    Raises:
+        UsageError: if it cannot sign.
+    """
+    if settings.sign is None:
+        return None
+    from ..photo import Signer
+
+    try:
+        return Signer(*settings.sign)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"`sign` has to be a certificate and its private key: {first_line(error)}") from error
+
+
 def _load_look(path: str) -> Any:
     from ..model.modeling_affine_grid import AffineGrid
 
@@ -164,7 +182,8 @@ def retouch_photo(
     with _seconds(record, "total"):
         try:
             record["source_stamp"] = stamp(job.source)
-            _retouch(job, retoucher, overwrite, check, record)
+            with _at_hand(job.source) as path:
+                _retouch(job, path, retoucher, overwrite, check, record)
         except PhotoError as error:
             record["error"] = str(error)
         except OSError as error:
@@ -176,13 +195,15 @@ def retouch_photo(
     return record
 
 
-def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[], None], record: Record) -> None:
-    from ..photo import was_retouched
+def _retouch(
+    job: Job, path: Path, retoucher: Retoucher, overwrite: bool, check: Callable[[], None], record: Record
+) -> None:
+    from ..photo import CREDENTIALS_KEPT, CREDENTIALS_LOST, was_retouched
     from .sheets import reduced, sheet
 
     settings = retoucher.settings
     with _seconds(record, "decode"):
-        photo = _open(job.source, settings.allow_damaged)
+        photo = _open(job.source, path, settings.allow_damaged)
     notes = list(photo.notes)
     if was_retouched(photo):
         if not settings.again:
@@ -200,7 +221,7 @@ def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[]
                 retouched = photo.retouch(grid, settings.strength)
             check()
             with _seconds(record, "encode"):
-                notes += delivery.save(retouched, target, settings, settings.done)
+                notes += delivery.save(retouched, target, settings, settings.done, retoucher.signer, path)
             if shown:
                 shown.append(reduced(retouched.pixels, *COMPARE_SIZE))
         if shown:
@@ -208,6 +229,8 @@ def _retouch(job: Job, retoucher: Retoucher, overwrite: bool, check: Callable[[]
         _write_looks(job, grids[0], photo, settings, delivery, record)
         check()
         delivery.deliver()
+    if CREDENTIALS_KEPT in notes and CREDENTIALS_LOST in notes:
+        notes.remove(CREDENTIALS_LOST)
     if notes:
         record["notes"] = list(dict.fromkeys(notes))
     record["outputs"] = {str(target): size for target, size in delivery.sizes.items()}
@@ -256,18 +279,27 @@ def _seconds(record: Record, stage: str) -> Iterator[None]:
         record["seconds"][stage] = round(so_far + time.perf_counter() - started, 4)
 
 
-def _open(source: Any, allow_damaged: bool) -> Photo:
-    from ..photo import PhotoError, open_photo
+@contextlib.contextmanager
+def _at_hand(source: Any) -> Iterator[Path]:
+    """The photo as a file of this machine."""
+    from ..photo import PhotoError
 
     if is_local(source):
-        return open_photo(source, allow_damaged=allow_damaged)
+        yield source
+        return
     with tempfile.TemporaryDirectory(prefix="diffretouch-") as folder:
         copied = Path(folder, source.name)
         try:
             source.fs.get_file(source.path, str(copied))
         except Exception as error:  # every kind of store has its own
             raise PhotoError(f"cannot open {source}: {first_line(error)}") from error
-        try:
-            return open_photo(copied, allow_damaged=allow_damaged)
-        except PhotoError as error:
-            raise PhotoError(str(error).replace(str(copied), str(source))) from None
+        yield copied
+
+
+def _open(source: Any, path: Path, allow_damaged: bool) -> Photo:
+    from ..photo import PhotoError, open_photo
+
+    try:
+        return open_photo(path, allow_damaged=allow_damaged)
+    except PhotoError as error:
+        raise PhotoError(str(error).replace(str(path), str(source))) from None

@@ -33,6 +33,7 @@ class Settings:
         allow_damaged: retouch what there is of photos that are damaged.
         quality: of what is written, see `save_photo`.
         record: write down in the metadata what was done.
+        sign: files of a certificate and its private key, to sign the retouch with; see `Signer`.
         again: also retouch photos whose metadata says that they were retouched before; else a batch leaves them out.
     """
 
@@ -54,6 +55,7 @@ class Settings:
     allow_damaged: bool = False
     quality: int | None = None
     record: bool = True
+    sign: tuple[str, str] | None = None
     again: bool = False
 
     @property
@@ -75,9 +77,11 @@ class Settings:
 
     def described(self) -> dict[str, Any]:
         """These settings as JSON, with a fingerprint of the files they name: equal means an equal retouch."""
-        files = [self.look or self.model or BUNDLED_MODEL, *self.lora, *([self.match] if self.match else [])]
+        certificate = self.sign and self.sign[0]  # of the key, a report says nothing
+        files = [self.look or self.model or BUNDLED_MODEL, *self.lora, *filter(None, (self.match, certificate))]
         fingerprints = [_fingerprint(Path(name)) for name in files]
-        values = {**dataclasses.asdict(self), "lora": list(self.lora), "fingerprints": fingerprints}
+        values = {**dataclasses.asdict(self), "lora": list(self.lora), "sign": certificate}
+        values["fingerprints"] = fingerprints
         del values["again"]  # it decides which photos are retouched, not how
         return values
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..extras import BUILDING, MEASURING, require
+from ..extras import BUILDING, MEASURING, MODULES, require
 
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 
@@ -70,6 +70,7 @@ DOORS = (
     Door("match", "looks", ("skimage",), _command("match")),
     Door("--engine ray", "ray", ("ray",), lambda options: getattr(options, "engine", None) == "ray"),
     Door("--lora", "lora", ("peft", "transformers"), _option("lora")),
+    Door("--sign", "c2pa", MODULES["c2pa"], _option("sign")),
     Door("--cube", "looks", ("skimage",), _option("cube")),
     Door("--haldclut", "looks", ("skimage",), _option("haldclut")),
     Door("an address (s3://, hf:// and the like)", "ray", ("upath",), _has_address),

@@ -25,6 +25,7 @@ from ..batch.plan import (
     plan,
 )
 from ..batch.report import Report
+from ..batch.retouch import load_signer
 from ..batch.settings import Settings
 from .arguments import MAX_VARIANTS, SLIDERS, add_model, add_seed, add_sliders, count_between, start_quickly
 
@@ -64,6 +65,12 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no-record", dest="record", action="store_false", help="do not write into the metadata what was done"
+    )
+    parser.add_argument(
+        "--sign",
+        nargs=2,
+        metavar=("CERT.pem", "KEY.pem"),
+        help="sign what was done (C2PA content credentials) with your certificate and its private key",
     )
     parser.add_argument("--allow-damaged", action="store_true", help="retouch what there is of damaged photos")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist, IN too if it is OUT")
@@ -143,12 +150,15 @@ def run_retouch(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> Settings:
     given = {field.name: getattr(options, field.name) for field in fields(Settings) if hasattr(options, field.name)}
-    settings = Settings(**{**given, "lora": tuple(options.lora)})
+    settings = Settings(**{**given, "lora": tuple(options.lora), "sign": options.sign and tuple(options.sign)})
     model_only = (*SLIDERS, "seed", "steps", "fast", "model", "lora")
     asked = [name for name in model_only if settings.look and getattr(settings, name) != getattr(Settings(), name)]
     asked += ["variants"] if settings.look and options.variants else []
     if asked:
         raise UsageError(f"`{asked[0]}` has to be left out with `look`, which holds a finished retouch")
+    if settings.sign and not settings.record:
+        raise UsageError("`sign` has to be left out with `no_record`: it writes down what was done")
+    load_signer(settings)  # told before anything is begun
     return settings
 
 

@@ -15,7 +15,7 @@ What changes between a file and its `Photo`, everything else being kept bit for 
 * Thumbnails and previews go, from EXIF, makers' notes and XMP: they show the photo as it was before the retouch.
 * XMP's claims to what is left out go with it: videos of motion photos, gain maps, depth maps, content credentials. So
   do the settings that a RAW developer would apply once more. Regions turn with the pixels.
-* What is left out or damaged is told by `Photo.notes`.
+* What is left out or damaged is told by `Photo.notes`. Signed again (`credentials`), a file's credentials go on.
 * Grey becomes three equal channels. A grey ICC profile becomes an RGB profile with the same tone curve. Saved again,
   a grey file has one channel as long as its pixels are neutral.
 * Colours by a profile of tables become Display P3. Colours that a PNG states by cICP, cHRM and gAMA get a profile.
@@ -27,13 +27,17 @@ What changes between a file and its `Photo`, everything else being kept bit for 
 * Camera RAW is rendered neutrally as 16-bit Display P3; its maker's note goes.
 """
 
+from .companions import CREDENTIALS_LOST
 from .core import MAX_PIXELS, PhotoError
+from .credentials import CREDENTIALS_KEPT, Signer
 from .opening import open_photo
 from .photo import Photo
 from .saving import SAVED_SUFFIXES, save_photo, saved_suffix, was_retouched
 from .suffixes import OPENED_SUFFIXES, RAW_SUFFIXES, RENDERED_SUFFIXES, SKIPPED_SUFFIXES
 
 __all__ = [
+    "CREDENTIALS_KEPT",
+    "CREDENTIALS_LOST",
     "MAX_PIXELS",
     "OPENED_SUFFIXES",
     "RAW_SUFFIXES",
@@ -42,6 +46,7 @@ __all__ = [
     "SKIPPED_SUFFIXES",
     "Photo",
     "PhotoError",
+    "Signer",
     "open_photo",
     "save_photo",
     "saved_suffix",

@@ -10,9 +10,9 @@ import imagecodecs
 import numpy as np
 from PIL.AvifImagePlugin import AvifImageFile
 
-from .boxes import brands, property_of_picture, with_metadata
+from .boxes import property_of_picture, with_metadata
 from .colour import profile_of_code_points
-from .companions import GAIN_MAP_LOST
+from .companions import left_of_avif
 from .core import (
     DEFAULT_QUALITY,
     Decoded,
@@ -52,7 +52,7 @@ def read_avif(file: BinaryIO, max_pixels: int) -> Decoded:
         exif=without_exif_mark(info.get("exif")),
         xmp=info.get("xmp"),
         encoding=encoding,
-        notes=(GAIN_MAP_LOST,) if b"tmap" in brands(data) else (),
+        notes=left_of_avif(data),
     )
 
 

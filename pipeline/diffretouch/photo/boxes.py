@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 
 _MOST_BOXES = 4096  # of one box; real ones have dozens
+_CREDENTIALS = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 _FULL = 4  # bytes of version and flags, which some kinds of boxes start with
 
 
@@ -42,6 +43,11 @@ def brands(data: bytes) -> set[bytes]:
     """What the file says it is: its main and its compatible brands."""
     content = inside(data, b"ftyp")
     return {content[:4], *(content[at : at + 4] for at in range(8, len(content), 4))}
+
+
+def has_credentials(data: bytes) -> bool:
+    """Whether the file has content credentials (C2PA 2.1, A.5)."""
+    return any(kind == b"uuid" and data.startswith(_CREDENTIALS, start) for kind, start, _ in boxes(data))
 
 
 def property_of_picture(data: bytes, wanted: bytes) -> bytes | None:

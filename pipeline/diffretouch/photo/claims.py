@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .companions import CREDENTIALS_LOST, DEPTH_LOST, GAIN_MAP_LOST, VIDEO_LOST
-from .core import one_line
+from .core import MIME, SOURCE_TYPE, one_line
 from .iptc import TWINS, texts
 from .xmp import Node, Packet, name_of, text_of
 
@@ -29,10 +29,6 @@ _PLACES = frozenset(
 )
 """XMP properties that say where a photo was taken, beside all of `_PLACE_SPACES` and what is called GPS anywhere."""
 _PLACE_SPACES = ("http://geotate.com/rdf/1.0/", "http://www.w3.org/2003/01/geo/wgs84_pos#")
-
-_MIME = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
-_MIME |= {".tif": "image/tiff", ".tiff": "image/tiff", ".heic": "image/heic", ".avif": "image/avif"}
-_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanced"
 
 
 class Opened(NamedTuple):
@@ -200,8 +196,8 @@ def saved_xmp(data: bytes | None, suffix: str, done: str | None, program: str, r
         packet = Packet(data)
     except ValueError:
         return data
-    if packet.find("dc:format") and suffix in _MIME:
-        packet.put("dc:format", _MIME[suffix])
+    if packet.find("dc:format") and suffix in MIME:
+        packet.put("dc:format", MIME[suffix])
     for dataset, found in texts(records or b"").items():
         name, container = TWINS[dataset]
         if packet.find(name):
@@ -212,7 +208,7 @@ def saved_xmp(data: bytes | None, suffix: str, done: str | None, program: str, r
             packet.put(name, found[0])
     if done is not None:
         packet.put("xmp:CreatorTool", program)
-        packet.put("Iptc4xmpExt:DigitalSourceType", _SOURCE_TYPE)
+        packet.put("Iptc4xmpExt:DigitalSourceType", SOURCE_TYPE)
         # No time: the same retouch gives the same bytes, by which an interrupted batch knows its own files.
         event = {"stEvt:action": "edited", "stEvt:softwareAgent": program, "stEvt:parameters": done}
         packet.append_structure("xmpMM:History", event)

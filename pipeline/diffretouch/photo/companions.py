@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
-from .boxes import boxes, brands
+from .boxes import boxes, brands, has_credentials
 from .exif import end_of_jpeg
 from .tags import TagReader
 
@@ -72,7 +72,8 @@ def _further_pictures(block: bytes) -> tuple[int, int]:
 def left_of_heic(data: bytes, info: dict[str, Any], pictures: int) -> tuple[str, ...]:
     """What is left out of a HEIC with so many pictures, of which the main one has this `info` by pillow-heif."""
     kinds = " ".join(map(str, info.get("aux") or {}))
-    notes = [GAIN_MAP_LOST] if "hdrgainmap" in kinds or b"tmap" in brands(data) else []
+    notes = [CREDENTIALS_LOST] if has_credentials(data) else []
+    notes += [GAIN_MAP_LOST] if "hdrgainmap" in kinds or b"tmap" in brands(data) else []
     if info.get("depth_images") or "depth" in kinds:
         notes.append(DEPTH_LOST)
     if "matte" in kinds:
@@ -80,6 +81,12 @@ def left_of_heic(data: bytes, info: dict[str, Any], pictures: int) -> tuple[str,
     if any(kind == b"mpvd" for kind, *_ in boxes(data)):
         notes.append(VIDEO_LOST)
     return (*notes, *_pictures_lost(pictures - 1))
+
+
+def left_of_avif(data: bytes) -> tuple[str, ...]:
+    """What is left out of an AVIF."""
+    notes = [CREDENTIALS_LOST] if has_credentials(data) else []
+    return (*notes, GAIN_MAP_LOST) if b"tmap" in brands(data) else tuple(notes)
 
 
 def _pictures_lost(count: int) -> tuple[str, ...]:

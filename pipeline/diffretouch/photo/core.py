@@ -21,6 +21,17 @@ DEFAULT_QUALITY = 95
 MAX_METADATA = 1 << 26
 """Bytes of one tag or one inflated chunk that are read at most; real ones are below 10 MB."""
 
+PROGRAM = "DiffRetouch"
+"""What files say that retouched them."""
+
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanced"
+"""What a retouch is, in IPTC's words."""
+
+_TYPES = {"jpeg": "jpg jpeg jpe jfif", "png": "png", "webp": "webp", "tiff": "tif tiff", "avif": "avif"}
+_TYPES |= {"heic": "heic heif hif"}
+MIME = {f".{suffix}": f"image/{kind}" for kind, suffixes in _TYPES.items() for suffix in suffixes.split()}
+"""Media types by the extensions that `save_photo` writes."""
+
 BAND_ROWS = 256
 """Rows worked on at once, so that wider intermediate types stay small."""
 

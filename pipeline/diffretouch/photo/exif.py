@@ -22,6 +22,7 @@ from .tags import (
     tiff_start,
 )
 
+EXIF_LOST = "its EXIF is damaged and is left out"
 MAKER_NOTE_TAG = 0x927C
 _SOFTWARE_TAG, _COLOUR_SPACE_TAG = 305, 0xA001
 _UNCALIBRATED = 0xFFFF
@@ -53,6 +54,18 @@ def exif_of_tiff(tags: dict[int, Tag], order: str) -> tuple[bytes | None, tuple[
         del inside[MAKER_NOTE_TAG]
     block = exif_block({**tags, EXIF_TAG: tags[EXIF_TAG]._replace(children=inside)}, order, note if stays else None)
     return block, () if stays else ("its maker's note, which cannot be moved, is left out",)
+
+
+def readable_exif(block: bytes | None) -> bytes | None:
+    """The block, or None where its main directory cannot be read: what is blanked may lie over the structure."""
+    if not block:
+        return None
+    try:
+        reader = TagReader(io.BytesIO(block))
+        reader.directory(reader.first, {})
+    except ValueError:
+        return None
+    return block
 
 
 def without_previews(block: bytes | None) -> bytes | None:

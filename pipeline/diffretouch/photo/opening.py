@@ -12,7 +12,7 @@ import numpy as np
 from .claims import opened_xmp
 from .colour import ADOBE_RGB, as_rgb
 from .core import MAX_PIXELS, Decoded, PhotoError, Refused, one_line
-from .exif import without_previews
+from .exif import EXIF_LOST, readable_exif, without_previews
 from .isolation import ISOLATED_KINDS, DecoderError, decoder_pool
 from .photo import Photo
 from .readers import kind_of, reader_of_kind
@@ -91,15 +91,17 @@ def _finished(decoded: Decoded, kind: str) -> Photo:
     pixels, icc_profile, notes = as_rgb(decoded)
     height, width = decoded.samples.shape[:2]
     orientation, exif = upright_exif(decoded.exif, width, height, decoded.turned)
+    exif = readable_exif(without_previews(exif))
     if icc_profile is None and decoded.space == "RGB " and is_adobe_rgb(exif):
         icc_profile = ADOBE_RGB
     xmp = opened_xmp(decoded.xmp, orientation, decoded.turned)
-    damage = (f"it is damaged: {decoded.damage}",) if decoded.damage else ()
+    damage = [f"it is damaged: {decoded.damage}"] if decoded.damage else []
+    damage += [EXIF_LOST] if decoded.exif and not exif else []
     return Photo(
         pixels=_upright(pixels, orientation),
         alpha=None if decoded.alpha is None else _upright(decoded.alpha, orientation),
         icc_profile=icc_profile,
-        exif=without_previews(exif),
+        exif=exif,
         xmp=xmp.xmp,
         dpi=decoded.dpi[::-1] if orientation >= 5 and decoded.dpi else decoded.dpi,
         format=kind,

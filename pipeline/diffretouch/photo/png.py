@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple
 import imagecodecs
 
 from .colour import profile_of_chromaticities, profile_of_code_points
+from .companions import CREDENTIALS_LOST
 from .core import (
     MAX_METADATA,
     Decoded,
@@ -33,7 +34,6 @@ _MOST_TEXTS = 1000
 _RAW_PROFILE = "Raw profile type "
 _PROFILE_NAMES = {"exif": "exif", "app1": "exif", "xmp": "xmp", "iptc": "iptc", "8bim": "iptc"}
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
-_CREDENTIALS = "its content credentials (C2PA) do not fit the retouch and are left out"
 
 
 def read_png(file: BinaryIO, max_pixels: int) -> Decoded:
@@ -54,7 +54,7 @@ def read_png(file: BinaryIO, max_pixels: int) -> Decoded:
         exif=without_exif_mark(chunks.by_kind.get(b"eXIf")) or without_exif_mark(profiles.get("exif")),
         xmp=_png_xmp(chunks.by_kind.get(_XMP_KEYWORD)) or profiles.get("xmp"),
         dpi=_png_dpi(chunks.by_kind.get(b"pHYs")),
-        notes=(_CREDENTIALS,) if b"caBX" in chunks.by_kind else (),
+        notes=(CREDENTIALS_LOST,) if b"caBX" in chunks.by_kind else (),
         iptc=_png_iptc(profiles.get("iptc")),
         texts=texts,
         encoding=Encoding(bits=samples.dtype.itemsize * 8, lossless=True),

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import BinaryIO
 
 from ..files import move_to_new_name
 from .avif import write_avif
 from .claims import names_editor, saved_xmp, xmp_without_places
-from .core import PhotoError, Refused, one_line
-from .exif import made_true, without_places_in_notes
+from .core import PROGRAM, PhotoError, Refused, one_line
+from .credentials import Signer
+from .exif import EXIF_LOST, made_true, readable_exif, without_places_in_notes
 from .heic import write_heic
 from .iptc import without_places
 from .jpeg import write_jpeg
@@ -39,9 +41,6 @@ _WRITERS: dict[str, Callable[[Photo, BinaryIO, int | None], list[str]]] = {
     ".hif": write_heic,
     ".avif": write_avif,
 }
-
-PROGRAM = "DiffRetouch"
-"""What files say that retouched them."""
 
 SAVED_SUFFIXES = tuple(_WRITERS)
 """File name extensions, in lower case, that `save_photo` writes."""
@@ -72,6 +71,7 @@ def save_photo(
     source: str | os.PathLike[str] | None = None,
     remove_gps: bool = False,
     done: str | None = None,
+    signer: Signer | None = None,
 ) -> tuple[str, ...]:
     """Encode a photo with its profile, EXIF, IPTC and XMP; the file appears complete or not at all.
 
@@ -92,6 +92,8 @@ def save_photo(
             numbers and in words.
         done: how the photo was retouched, to be noted in XMP's history, as creator tool and as digital source type,
             and in EXIF's software; None = nothing is noted.
+        signer: give the file content credentials (C2PA) that tell `done` and `source`, and sign them. Those that the
+            source has go on in them, but not with `remove_gps`, as they may tell the place.
 
     Returns:
         What the format could not keep, a sentence each.
@@ -99,7 +101,7 @@ def save_photo(
     Raises:
         PhotoError: an unknown extension, an existing file or the source, a missing or unwritable folder, a full disk,
             a photo larger than the format allows, or HEIC without the optional package pillow-heif.
-        ValueError: `quality` outside 1 to 100.
+        ValueError: `quality` outside 1 to 100, or a `signer` without a `source`.
 
     Example:
         >>> from diffretouch import open_photo, save_photo
@@ -111,6 +113,8 @@ def save_photo(
     name = os.fspath(path)
     if quality is not None and (not isinstance(quality, int) or not 1 <= quality <= 100):
         raise ValueError(f"`quality` has to be a whole number in [1, 100], got {quality!r}")
+    if signer is not None and source is None:
+        raise ValueError("`source` has to be the photo that was retouched where there is a `signer`, got None")
     notes: list[str] = []
     try:
         extension = os.path.splitext(name)[1].lower()
@@ -122,7 +126,17 @@ def save_photo(
             raise Refused("it is the photo's own source")
         photo, more = _with_true_metadata(photo, extension, remove_gps, done)
         notes += more
-        _write_atomically(name, overwrite, lambda file: notes.extend(_encoded(photo, file, extension, quality)))
+
+        def write(file: BinaryIO) -> None:
+            if signer is None or source is None:
+                notes.extend(_encoded(photo, file, extension, quality))
+                return
+            with _temporary(name) as temporary, open(temporary, "x+b") as unsigned:
+                notes.extend(_encoded(photo, unsigned, extension, quality))
+                unsigned.seek(0)
+                notes.extend(signer.sign(unsigned, file, name, os.fspath(source), done, history=not remove_gps))
+
+        _write_atomically(name, overwrite, write)
     except FileExistsError:
         raise PhotoError(f"cannot save {name}: it exists already") from None
     except FileNotFoundError as error:
@@ -154,13 +168,14 @@ def _with_true_metadata(
     """The photo with metadata that is true of the new file, and what of it the format cannot keep."""
     exif, xmp, iptc = photo.exif, photo.xmp, photo.iptc
     if remove_gps:
-        exif = without_places_in_notes(exif_without_gps(exif))
+        exif = readable_exif(without_places_in_notes(readable_exif(exif_without_gps(exif))))
         xmp, iptc = xmp_without_places(xmp), without_places(iptc)
     records = None if extension in _IPTC_SUFFIXES else iptc
     xmp = saved_xmp(xmp, extension, done, PROGRAM, records)
     exif = made_true(exif, None if done is None else PROGRAM, is_srgb(photo.icc_profile))
-    lost = extension != ".png" and [keyword for keyword, _ in photo.texts]
-    notes = (f"its PNG texts ({', '.join(lost)}) are left out: only PNG holds them",) if lost else ()
+    notes: tuple[str, ...] = (EXIF_LOST,) if photo.exif and not exif else ()
+    if texts := extension != ".png" and [keyword for keyword, _ in photo.texts]:
+        notes += (f"its PNG texts ({', '.join(texts)}) are left out: only PNG holds them",)
     return replace(photo, exif=exif, xmp=xmp, iptc=iptc if records is None else None), notes
 
 
@@ -172,15 +187,22 @@ def _same_file(one: str, other: str | os.PathLike[str]) -> bool:
 
 
 def _write_atomically(name: str, overwrite: bool, write: Callable[[BinaryIO], object]) -> None:
-    # Not tempfile: its files are readable by their owner only, and would stay so once renamed.
-    temporary = os.path.join(os.path.dirname(name), f".diffretouch-{secrets.token_hex(8)}.tmp")
-    try:
+    with _temporary(name) as temporary:
         with open(temporary, "x+b") as file:
             write(file)
         if overwrite:
             os.replace(temporary, name)
         else:
             move_to_new_name(temporary, name)
+
+
+@contextmanager
+def _temporary(name: str) -> Iterator[str]:
+    """A free name beside a file, at which nothing is left."""
+    # Not tempfile: its files are readable by their owner only, and would stay so once renamed.
+    temporary = os.path.join(os.path.dirname(name), f".diffretouch-{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)

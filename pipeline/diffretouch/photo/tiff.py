@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from .companions import CREDENTIALS_LOST
 from .core import Decoded, Refused, check_frames, check_size, divided_by_alpha, full_range, with_alpha
 from .exif import exif_of_tiff
 from .iptc import records_in_photoshop
@@ -37,7 +38,7 @@ _COLOUR_CHANNELS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3, _PALETTE: 1, _S
 _JPEG_COMPRESSION = 7
 _MOST_PAGES = 256
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1
-_IPTC_TAG, _PHOTOSHOP_TAG = 33723, 34377
+_IPTC_TAG, _PHOTOSHOP_TAG, _CREDENTIALS_TAG = 33723, 34377, 0xCD41
 _MAP_TAGS = frozenset((33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113))
 
 
@@ -77,6 +78,8 @@ def _left_out(tags: dict[int, Tag], selection: bool) -> tuple[str, ...]:
     notes = ["its fourth channel, which is no transparency, is left out"] if selection else []
     if tags.keys() & _MAP_TAGS:
         notes.append("its map coordinates (GeoTIFF, GDAL) are left out")
+    if _CREDENTIALS_TAG in tags:
+        notes.append(CREDENTIALS_LOST)
     return tuple(notes)
 
 

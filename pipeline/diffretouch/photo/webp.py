@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import imagecodecs
 from PIL import Image
 
+from .companions import CREDENTIALS_LOST
 from .core import (
     DEFAULT_QUALITY,
     Decoded,
@@ -40,6 +41,7 @@ def read_webp(file: BinaryIO, max_pixels: int) -> Decoded:
         icc_profile=metadata.get(b"ICCP"),
         exif=without_exif_mark(metadata.get(b"EXIF")),
         xmp=metadata.get(b"XMP "),
+        notes=(CREDENTIALS_LOST,) if any(kind == b"C2PA" for kind, _ in chunks) else (),
         encoding=Encoding(
             lossless=any(kind == b"VP8L" for kind, _ in chunks),
             bytes_per_pixel=len(data) / (samples.shape[0] * samples.shape[1]),
