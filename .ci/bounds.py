@@ -110,18 +110,13 @@ def prove(uv: str, interpreter: str, end: str, wheel: Path, work: Path) -> bool:
     works = run([uv, "venv", "--python", interpreter, folder / "env"], folder, log) and run(install, folder, log)
     if works:
         print(f"Python {interpreter}, {end}: {resolved(uv, python)}", flush=True)
-    failed = (
-        next((name for name, line in steps(python).items() if not run(line, folder, log)), None)
-        if works
-        else "install"
-    )
+    failed = [name for name, line in steps(python).items() if not run(line, folder, log)] if works else ["install"]
     shutil.rmtree(folder)
     minutes = (time.monotonic() - started) / 60
-    print(
-        f"Python {interpreter}, {end}: {f'FAILED at {failed}' if failed else 'works'} ({minutes:.1f} min)", flush=True
-    )
+    outcome = f"FAILED at {', '.join(failed)}" if failed else "works"
+    print(f"Python {interpreter}, {end}: {outcome} ({minutes:.1f} min)", flush=True)
     if failed:
-        print(*log.read_text().splitlines()[-25:], sep="\n", flush=True)
+        print(*log.read_text().splitlines()[-25 * len(failed) :], sep="\n", flush=True)
     return not failed
 
 

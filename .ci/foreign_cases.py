@@ -120,6 +120,7 @@ class OurHead:
 class OurCodec:
     model_class = FixedLatentCodec
     main_input_name = "sample"
+    different_shapes_for_compilation = [(16, 16), (24, 32)]
     output_shape = (3, 16, 16)
     torch_dtype = torch.float32
 

@@ -11,6 +11,7 @@ import datasets
 import imagecodecs
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tifffile
@@ -24,6 +25,7 @@ from diffretouch.attributes import (
     conditions_extreme,
     conditions_quantile,
 )
+from diffretouch.data import dataset as data_files
 from diffretouch.data.build import (
     BadPhoto,
     Job,
@@ -31,11 +33,21 @@ from diffretouch.data.build import (
     open_light,
     open_resized,
     open_srgb,
+    schema_row,
     split_of_groups,
     write_data_set,
 )
 from diffretouch.data.builders import build_fivek, build_pairs, build_ppr10k, build_synthetic
-from diffretouch.data.dataset import FEATURES, SPLITS, decode, encode, read_split, scores_of, write_parquet
+from diffretouch.data.dataset import (
+    FEATURES,
+    SPLITS,
+    decode,
+    encode,
+    good_rows,
+    read_split,
+    scores_of,
+    write_parquet,
+)
 from diffretouch.data.experts import EXPERTS, natural
 from diffretouch.data.light import quantise, to_linear
 from diffretouch.data.panorama import encode_light
@@ -84,7 +96,8 @@ def test_rows_of_one_input_share_it_and_targets_are_the_experts(rows) -> None:
     for row, expert in zip(rows, EXPERTS, strict=False):
         difference = np.asarray(decode(row["target"])).astype(int) - expert.retouch(finished(scene_light(0)))
         assert np.abs(difference).mean() < 2
-    assert [row["target"] for row in rows[:5]] == [row["target"] for row in rows[5:]], "of what a camera failed at"
+    targets = [row["target"]["bytes"] for row in rows]
+    assert targets[:5] == targets[5:], "of what a camera failed at"
 
 
 def test_scores_are_those_of_the_target_on_the_512_view(rows) -> None:
@@ -114,8 +127,8 @@ def test_rows_depend_on_seed_and_photo_alone() -> None:
     assert synthetic_rows(scene_of(scene_light(1), None), "x", 1, seed=3) == first
     one = scene_of(scene_light(1), None)
     for other in (synthetic_rows(one, "x", 1, seed=4), synthetic_rows(one, "z", 1, seed=3)):
-        assert other[0]["input"] != first[0]["input"]
-        assert other[0]["target"] == first[0]["target"]
+        assert other[0]["input"]["bytes"] != first[0]["input"]["bytes"]
+        assert other[0]["target"]["bytes"] == first[0]["target"]["bytes"]
 
 
 def test_more_inputs_begin_with_the_same_inputs(rows) -> None:
@@ -236,6 +249,18 @@ def test_files_follow_the_schema_exactly(built: Path) -> None:
         assert file.schema_arrow.field("condition").type.list_size == 4
 
 
+def test_every_column_has_a_page_index(built: Path, own: Path) -> None:
+    for path in [*built.glob("data/*"), *own.glob("data/*")]:  # those of one expert are written twice
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        assert all(group.column(number).has_offset_index for number in range(group.num_columns)), path
+
+
+def test_pictures_have_names_that_tell_them_apart(built: Path) -> None:
+    rows = list(read_split(built, "train"))
+    assert [row["input"]["path"] for row in rows[::5]] == ["a-0.jpg", "a-1.jpg", "b-0.jpg", "b-1.jpg"]
+    assert [row["target"]["path"] for row in rows[:5]] == [f"a-0-{expert}.jpg" for expert in "ABCDE"]
+
+
 def test_training_photos_get_several_inputs_the_others_one(built: Path) -> None:
     counts = {split: pq.ParquetFile(next((built / "data").glob(f"{split}-*"))).metadata.num_rows for split in SPLITS}
     assert counts == {"train": 2 * 2 * 5, "validation": 5, "test": 5}
@@ -318,7 +343,52 @@ def test_the_same_rows_make_the_same_file(tmp_path: Path, rows) -> None:
     for name in ("one", "two"):
         write_parquet([rows[:5], rows[5:]], tmp_path / f"{name}.parquet")
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
-    assert pq.ParquetFile(tmp_path / "one.parquet").num_row_groups == 2
+
+
+def test_row_groups_hold_whole_photos_up_to_100_rows_or_100_mb(tmp_path: Path, monkeypatch, rows) -> None:
+    """A group for each photo makes a footer of megabytes; the Hub's viewer does not read groups of 300 MB."""
+
+    def groups() -> list[int]:
+        write_parquet([rows[:7]] * 33, tmp_path / "a.parquet")
+        metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
+        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+    assert groups() == [105, 105, 21]
+    photo = sum(len(row[name]["bytes"]) for row in rows[:7] for name in ("input", "target"))
+    monkeypatch.setattr(data_files, "_GROUP_BYTES", 2 * photo)
+    assert groups() == [14] * 16 + [7]
+
+
+def test_pictures_that_rows_share_are_stored_once_in_a_group(tmp_path: Path) -> None:
+    """Also beyond the megabyte at which pyarrow gives up its dictionary."""
+    noise = encode(np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8))
+    scores = torch.zeros(4)
+    batches = [
+        [schema_row(f"{photo}", expert, noise + bytes([photo]), b"small", scores, scores) for expert in "ABCDE"]
+        for photo in range(3)
+    ]
+    assert len(noise) > 2**19
+    write_parquet(batches, tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 3.5 * len(noise)
+
+
+def test_a_data_set_of_before_is_read_with_the_same_rows(built: Path, tmp_path: Path) -> None:
+    """Its pictures had no names, its files no page index, and every photo a row group of its own."""
+    table = pq.read_table(built / "data" / "train-00000-of-00001.parquet")
+    unnamed = [
+        {**row, **{name: {**row[name], "path": None} for name in ("input", "target")}} for row in table.to_pylist()
+    ]
+    (tmp_path / "data").mkdir()
+    with pq.ParquetWriter(
+        tmp_path / "data" / "train-00000-of-00001.parquet", table.schema, compression="zstd"
+    ) as file:
+        for start in range(0, len(unnamed), 5):
+            file.write_table(pa.Table.from_pylist(unnamed[start : start + 5], table.schema))
+    now, before = list(good_rows(read_split(built, "train"))), list(good_rows(read_split(tmp_path, "train")))
+    assert [row["input"]["path"] for row in before] == [None] * 20
+    assert [{**row, "input": row["input"]["bytes"], "target": row["target"]["bytes"]} for row in before] == [
+        {**row, "input": row["input"]["bytes"], "target": row["target"]["bytes"]} for row in now
+    ]
 
 
 def test_a_failure_half_way_leaves_the_old_file_and_no_other(tmp_path: Path, rows) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,19 @@ def test_decoding_returns_the_mean_colours() -> None:
     decoded = codec.decode(codec.encode(tiles).latent_dist.mode()).sample
     assert decoded.shape == tiles.shape
     torch.testing.assert_close(decoded, tiles, rtol=0, atol=1e-4)
+
+
+def test_the_call_encodes_and_decodes_with_the_signatures_of_autoencoder_kl() -> None:
+    codec, pictures = FixedLatentCodec(), random_pictures()
+    (posterior,) = codec.encode(pictures, return_dict=False)
+    (decoded,) = codec.decode(posterior.mode(), return_dict=False)
+    assert torch.equal(codec.decode(posterior.mode()).sample, decoded)
+    assert torch.equal(codec(pictures).sample, decoded)
+    drawn = codec(pictures, sample_posterior=True, return_dict=False, generator=torch.Generator().manual_seed(0))
+    assert isinstance(drawn, tuple) and torch.equal(drawn[0], decoded)
+    for name in ("forward", "encode", "decode"):
+        wanted, ours = (signature(getattr(model, name)).parameters for model in (AutoencoderKL, FixedLatentCodec))
+        assert [(one.name, one.default) for one in ours.values()] == [(o.name, o.default) for o in wanted.values()]
 
 
 def test_decoding_blurs_but_keeps_the_place_of_colours() -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 import PIL.Image
@@ -112,6 +112,13 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
     # The class itself is not imported: remote code would load it twice and break isinstance checks.
     grid_head: Any
     vae: Any
+
+    if (
+        TYPE_CHECKING
+    ):  # that of diffusers has no types, so what it gives would be anything, and `mypy --strict` complains
+
+        @classmethod
+        def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self: ...
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 A builder names its `Job`s (one photo each), a worker turns a job into `Rows`, `write_data_set` runs the workers,
 spaces the conditions of a set with one expert, and moves the finished folder into place:
 
-    data/{split}-00000-of-00001.parquet    the rows, a row group for each photo
+    data/{split}-00000-of-00001.parquet    the rows, see `dataset.write_parquet`
     build.json                             arguments, resize rule, what was left out and why, sha256 of each file
     README.md                              the card
 """
@@ -36,7 +36,7 @@ from ..attributes import ATTRIBUTES, conditions_quantile
 from ..files import folder_atomically
 from ..photo import PhotoError, open_photo
 from .card import write_dataset_card
-from .dataset import CONDITIONS, SPLITS, encode, scores_of, write_parquet
+from .dataset import CONDITIONS, SPLITS, encode, parquet_writer, scores_of, write_parquet
 from .light import to_linear
 from .registration import Framing, register
 
@@ -152,11 +152,12 @@ def schema_row(
     photo_id: str, expert: str, source: bytes, target: bytes, scores: torch.Tensor, condition: torch.Tensor
 ) -> dict[str, Any]:
     """A row of the schema from encoded pictures, scores (4,) and condition (4,)."""
+    name = photo_id.replace("#", "-")  # what the pictures are called where they are unpacked; "#" ends an address
     return {
         "photo_id": photo_id,
         "expert": expert,
-        "input": {"bytes": source, "path": None},
-        "target": {"bytes": target, "path": None},
+        "input": {"bytes": source, "path": f"{name}.jpg"},
+        "target": {"bytes": target, "path": f"{name}-{expert}.jpg"},
         **dict(zip(ATTRIBUTES, scores.tolist(), strict=True)),
         "condition": condition.tolist(),
     }
@@ -431,7 +432,7 @@ def _space_conditions(folder: Path, changes: Mapping[str, list[torch.Tensor]]) -
 def _replace_conditions(path: Path, conditions: torch.Tensor) -> None:
     """Write the parquet file again with `conditions` (N, 4), one row group in memory at a time."""
     temporary = path.with_suffix(".part")
-    with pq.ParquetFile(path) as file, pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as writer:
+    with pq.ParquetFile(path) as file, parquet_writer(temporary, file.schema_arrow) as writer:
         done = 0
         place, kind = file.schema_arrow.get_field_index("condition"), file.schema_arrow.field("condition")
         for group in range(file.num_row_groups):

@@ -2,6 +2,10 @@
 
 write_dataset_card("data-synthetic", "dataset_card/photos.tsv")                          # into the data set
 write_dataset_card("data-synthetic", "dataset_card/photos.tsv", "dataset_card/README.md")     # and elsewhere
+
+There is no Croissant file in a data set: the Hub makes one of every data set that its viewer can show as parquet, and
+ours are parquet by themselves. Where the viewer is off, as in private repositories without a plan for it, nobody is
+offered Croissant files either.
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ class FixedLatentCodec(ModelMixin, AutoencoderMixin, ConfigMixin):
         self.use_tiling = False
 
     @apply_forward_hook
-    def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
+    def encode(
+        self, x: torch.Tensor, return_dict: bool = True
+    ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Pictures (B, 3, H, W) in [-1, 1], H and W multiples of `patch_size` -> `latent_dist` over
         (B, 4, H / patch_size, W / patch_size) with no spread: `sample()` equals `mode()`."""
         patch = self.config.patch_size
@@ -75,7 +77,8 @@ class FixedLatentCodec(ModelMixin, AutoencoderMixin, ConfigMixin):
             )
         latents = self._in_parts(x, patch, 1, 0, self._encode)
         moments = torch.cat([latents, torch.zeros_like(latents)], dim=1)
-        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
+        posterior = DiagonalGaussianDistribution(moments, deterministic=True)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
         patch = self.config.patch_size
@@ -88,16 +91,33 @@ class FixedLatentCodec(ModelMixin, AutoencoderMixin, ConfigMixin):
         return (raw - self.latent_shift.view(4, 1, 1)) / self.latent_scale.view(4, 1, 1)
 
     @apply_forward_hook
-    def decode(self, z: torch.Tensor) -> DecoderOutput:
-        """Latents (B, 4, h, w) -> pictures (B, 3, h * patch_size, w * patch_size) in [-1, 1]."""
+    def decode(
+        self, z: torch.Tensor, return_dict: bool = True, generator: torch.Generator | None = None
+    ) -> DecoderOutput | tuple[torch.Tensor]:
+        """Latents (B, 4, h, w) -> pictures (B, 3, h * patch_size, w * patch_size) in [-1, 1]; nothing is drawn from
+        `generator`."""
         # Between two latents colours are interpolated: a band has to see its neighbours'.
-        return DecoderOutput(sample=self._in_parts(z, 1, self.config.patch_size, 1, self._decode))
+        sample = self._in_parts(z, 1, self.config.patch_size, 1, self._decode)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def _decode(self, z: torch.Tensor) -> torch.Tensor:
         raw = z[:, :3] * self.latent_scale[:3].view(3, 1, 1) + self.latent_shift[:3].view(3, 1, 1)
         colours = torch.einsum("bdhw,dc->bchw", raw, self.opponents)
         enlarged = F.interpolate(colours, scale_factor=self.config.patch_size, mode="bilinear", align_corners=False)
         return enlarged.clamp(-1, 1)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> DecoderOutput | tuple[torch.Tensor]:
+        """Pictures encoded and decoded again, as `AutoencoderKL` has it: blurred. The posterior has no spread, so
+        `sample_posterior` and `generator` change nothing."""
+        (posterior,) = self.encode(sample, return_dict=False)
+        latents = posterior.sample(generator=generator) if sample_posterior else posterior.mode()
+        return self.decode(latents, return_dict=return_dict, generator=generator)
 
     def _in_parts(
         self, maps: torch.Tensor, unit: int, patch: int, margin: int, work: Callable[[torch.Tensor], torch.Tensor]
