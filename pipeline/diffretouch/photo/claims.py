@@ -31,7 +31,13 @@ _PLACES = frozenset(
 _PLACE_SPACES = ("http://geotate.com/rdf/1.0/", "http://www.w3.org/2003/01/geo/wgs84_pos#")
 
 _MIME = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
-_MIME |= {".tif": "image/tiff", ".tiff": "image/tiff", ".heic": "image/heic", ".avif": "image/avif"}
+_MIME |= {
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".heic": "image/heic",
+    ".avif": "image/avif",
+    ".jxl": "image/jxl",
+}
 _SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanced"
 
 

@@ -94,15 +94,15 @@ def check_frames(frames: int, what: str) -> None:
         raise Refused(f"it has {frames} {what}, and only single pictures can be opened")
 
 
-def optional_module(name: str, kind: str) -> ModuleType:
+def optional_module(name: str, kind: str, extra: str = "raw") -> ModuleType:
     """An optional dependency, or a refusal that says how to install it."""
     try:
-        require(kind, "raw", [name])
+        require(kind, extra, [name])
         return importlib.import_module(name)
     except MissingExtra as error:
         raise Refused(one_line(error)) from None
     except ImportError:  # it is there and broken
-        raise Refused(f"{kind} needs {name}, which is not installed: pip install 'diffretouch[raw]'") from None
+        raise Refused(f"{kind} needs {name}, which is not installed: pip install 'diffretouch[{extra}]'") from None
 
 
 def one_line(message: object) -> str:
