@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
 ENDS = {"lowest": "lowest-direct", "highest": "highest"}
-EXTRAS = ("fast", "lora", "looks", "raw", "train")  # what one machine can show: no cluster, no page, no opencv
+EXTRAS = ("fast", "jxl", "lora", "looks", "raw", "train")  # what one machine can show: no cluster, no page, no opencv
 
 # Photo files of every kind that is written, through the installed package.
 FILES = """
@@ -40,7 +40,7 @@ photo = open_photo(sys.argv[1])
 grid = pipe(photo.model_view(), temperature=0.5, contrast=0.3, output_type="grid").grids[0]
 grid.save("again.safetensors")
 assert np.array_equal(AffineGrid.load("again.safetensors").apply(photo.pixels), grid.apply(photo.pixels))
-for suffix in ("jpg", "png", "webp", "tif", "avif", "heic"):
+for suffix in ("jpg", "png", "webp", "tif", "avif", "heic", "jxl"):
     save_photo(photo.retouch(grid, strength=0.8), f"photo.{suffix}")
     assert open_photo(f"photo.{suffix}").pixels.shape == photo.pixels.shape, suffix
 """

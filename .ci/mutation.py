@@ -66,10 +66,10 @@ HEAVY = (
     "scipy.stats",
     "tifffile",
 )
-HEAVY += ("imagecodecs", "pillow_heif", "rawpy", "simplejpeg", "skimage.color", "torch", "transformers")
+HEAVY += ("imagecodecs", "OpenImageIO", "pillow_heif", "rawpy", "simplejpeg", "skimage.color", "torch", "transformers")
 # In the process of a test this starts another, whose lines the run that looks for reached lines does not see.
 ISOLATION = "pipeline/diffretouch/photo/isolation.py"
-ISOLATED = ("avif", "core", "decode_process", "heic", "raw", "readers", "tiff")
+ISOLATED = ("avif", "core", "decode_process", "heic", "jxl", "jxl_header", "raw", "readers", "tiff")
 
 
 class Mutant(NamedTuple):

@@ -25,8 +25,8 @@ from diffretouch.files import save_json
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo, saved_suffix
 from diffretouch.photo.colour import ADOBE_RGB, DISPLAY_P3
 
-FORMATS = (".jpg", ".png", ".webp", ".tif", ".heic", ".avif")
-DEEP = (".png", ".tif", ".heic")
+FORMATS = (".jpg", ".png", ".webp", ".tif", ".heic", ".avif", ".jxl")
+DEEP = (".png", ".tif", ".heic", ".jxl")
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description xmp:Rating="4"/></x:xmpmeta>'
 
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo
 
-FORMATS = (".jpg", ".png", ".webp", ".tif", ".heic", ".avif", ".dng")
+FORMATS = (".jpg", ".png", ".webp", ".tif", ".heic", ".avif", ".jxl", ".dng")
 _MAX_PIXELS = 1_000_000
 _MEMORY, _MOST_RESIDENT = 8 << 30, 2 << 20  # bytes of addresses; kB in use
 _HEADER = 4096

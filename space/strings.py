@@ -148,7 +148,7 @@ NO_FILE = "`{name}` has to be a file, got none."
 NO_FOLDERS = "A model has to be named by its Hub id here (OWNER/NAME), got {model}."
 
 ARGUMENTS = {
-    "photo": "JPEG, PNG, WebP, TIFF, AVIF, HEIC or camera RAW file",
+    "photo": "JPEG, PNG, WebP, TIFF, AVIF, HEIC, JPEG XL or camera RAW file",
     "look": "a look file, as /look returns it (.safetensors)",
     "colorfulness": "muted (-1) to vivid (1), in [-1.5, 1.5]; 0 asks for nothing in particular",
     "brightness": "dark (-1) to bright (1), in [-1.5, 1.5]; 0 asks for nothing in particular",

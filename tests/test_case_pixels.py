@@ -185,7 +185,7 @@ def test_32_lossless_webp_stays_lossless(tmp_path):
     np.testing.assert_array_equal(open_photo(tmp_path / "b.webp").pixels, pixels)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".heic", ".avif"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".heic", ".avif", ".jxl"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1)])
 def test_pictures_one_pixel_wide_or_high_are_saved_turned_or_not(tmp_path, suffix, shape):
     stored = np.random.default_rng(1).integers(0, 256, shape, np.uint8)

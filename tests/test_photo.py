@@ -697,11 +697,10 @@ def test_empty_text_and_foreign_files_are_named_for_what_they_are(tmp_path):
         (b"", "empty"),
         (
             b"Dear diary, this is no photo at all.",
-            "not a photo file; JPEG, PNG, WebP, TIFF, HEIC, AVIF and camera RAW",
+            "not a photo file; JPEG, PNG, WebP, TIFF, HEIC, AVIF, JPEG XL and camera RAW",
         ),
         (b"GIF89a" + bytes(40), "a GIF file"),
         (b"\0\0\0\x18ftypisom" + bytes(40), "a video file"),
-        (b"\xff\x0a" + bytes(40), "a JPEG XL file"),
     ):
         (tmp_path / "a.jpg").write_bytes(content)
         assert expected in fails_to_open(tmp_path / "a.jpg")
@@ -976,7 +975,7 @@ def test_bad_targets_get_one_sentence(tmp_path):
     photo = Photo(smooth_picture(8, 8))
     (tmp_path / "folder.png").mkdir()
     for target, overwrite, expected in (
-        (tmp_path / "a.gif", False, r"one of \.jpg, \.jpeg, .*, \.avif, got \.gif"),
+        (tmp_path / "a.gif", False, r"one of \.jpg, \.jpeg, .*, \.jxl, got \.gif"),
         (tmp_path / "a", False, "got none"),
         (tmp_path / "missing" / "a.png", False, "no such folder"),
         (tmp_path / "folder.png", False, "exists already"),

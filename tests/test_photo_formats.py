@@ -166,25 +166,29 @@ def test_raw_too_large_is_refused_before_it_is_rendered(tmp_path):
     assert "32 x 32" in fails_to_open(tmp_path / "a.dng", max_pixels=1000)
 
 
-@pytest.mark.parametrize(("module", "package"), [("rawpy", "rawpy"), ("pillow_heif", "pillow-heif")])
-def test_a_missing_optional_package_is_named_with_its_command(tmp_path, module, package):
+@pytest.mark.parametrize(
+    ("module", "suffix", "extra"),
+    [("rawpy", "dng", "raw"), ("pillow_heif", "heic", "raw"), ("OpenImageIO", "jxl", "jxl")],
+)
+def test_a_missing_optional_package_is_named_with_its_command(tmp_path, module, suffix, extra):
     """In a process where the package cannot be imported."""
     (tmp_path / "a.dng").write_bytes(dng(patches((0.2, 0.3, 0.4))))
     (tmp_path / "a.heic").write_bytes(heic(smooth_picture(16, 16), "RGB"))
+    (tmp_path / "a.jxl").write_bytes(b"\xff\x0a" + bytes(200))
     program = f"""
         import sys
         sys.modules[{module!r}] = None
         import numpy as np
         from diffretouch.photo import Photo, PhotoError, open_photo, save_photo
         photo = Photo(np.ones((8, 8, 3), np.uint8))
-        for attempt in (lambda: open_photo(sys.argv[1]), lambda: save_photo(photo, "b.heic")):
+        for attempt in (lambda: open_photo(sys.argv[1]), lambda: save_photo(photo, sys.argv[2])):
             try:
                 attempt()
             except PhotoError as error:
                 print(error)
     """
-    source = str(tmp_path / ("a.dng" if module == "rawpy" else "a.heic"))
-    command = [sys.executable, "-c", textwrap.dedent(program), source]
+    target = "b.jxl" if suffix == "jxl" else "b.heic"
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / f"a.{suffix}"), target]
     missing = tmp_path / "missing"  # for decoder processes
     missing.mkdir()
     (missing / f"{module}.py").write_text("raise ImportError")
@@ -193,8 +197,8 @@ def test_a_missing_optional_package_is_named_with_its_command(tmp_path, module, 
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, cwd=tmp_path)
     lines = done.stdout.splitlines()
     assert len(lines) == (1 if module == "rawpy" else 2)
-    assert all(f"needs {module}, which is not installed: pip install 'diffretouch[raw]'" in line for line in lines)
-    assert (tmp_path / "b.heic").exists() == (module == "rawpy")
+    assert all(f"needs {module}, which is not installed: pip install 'diffretouch[{extra}]'" in line for line in lines)
+    assert (tmp_path / target).exists() == (module == "rawpy")
 
 
 # ------------------------------------------------------------------------------------------------------------- HEIC
@@ -322,8 +326,8 @@ def test_avif_is_written_close_to_the_pixels_with_metadata(tmp_path, alpha):
 # --------------------------------------------------------------------------------------------------------- bad files
 
 
-@pytest.mark.parametrize("extension", [".heic", ".avif"])
-def test_heic_and_avif_cut_short_are_refused_quietly(tmp_path, capfd, extension):
+@pytest.mark.parametrize("extension", [".heic", ".avif", ".jxl"])
+def test_heic_avif_and_jpeg_xl_cut_short_are_refused_quietly(tmp_path, capfd, extension):
     save_photo(Photo(random_samples(64, 80, 3)), tmp_path / f"whole{extension}")
     whole = (tmp_path / f"whole{extension}").read_bytes()
     for length in (14, 40, len(whole) // 3, len(whole) // 2, len(whole) - 400):
@@ -332,7 +336,7 @@ def test_heic_and_avif_cut_short_are_refused_quietly(tmp_path, capfd, extension)
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("extension", [".heic", ".avif", ".dng"])
+@pytest.mark.parametrize("extension", [".heic", ".avif", ".jxl", ".dng"])
 def test_damaged_bytes_never_let_another_exception_out(tmp_path, extension):
     path = tmp_path / f"a{extension}"
     if extension == ".dng":
@@ -354,7 +358,7 @@ def test_damaged_bytes_never_let_another_exception_out(tmp_path, extension):
     assert 0 < opened < 120
 
 
-@pytest.mark.parametrize("extension", [".heic", ".avif"])
+@pytest.mark.parametrize("extension", [".heic", ".avif", ".jxl"])
 def test_the_size_is_checked_before_decoding(tmp_path, extension):
     save_photo(Photo(smooth_picture(10, 20)), tmp_path / f"a{extension}")
     assert open_photo(tmp_path / f"a{extension}", max_pixels=200).pixels.shape == (10, 20, 3)
@@ -380,7 +384,7 @@ def test_a_palette_of_16_bit_in_png_is_refused(tmp_path):
 # --------------------------------------------------------------------------------------------------------------- GPS
 
 
-@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".tif", ".heic", ".avif"])
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".tif", ".heic", ".avif", ".jxl"])
 def test_the_place_is_removed_on_request_and_nothing_else(tmp_path, extension):
     photo = Photo(smooth_picture(40, 60), None, SRGB, exif_block(), XMP)
     save_photo(photo, tmp_path / f"with{extension}")

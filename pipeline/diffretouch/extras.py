@@ -12,13 +12,14 @@ from collections.abc import Sequence
 BUILDING = ("datasets", "pyarrow", "scipy", "skimage")
 MEASURING = (*BUILDING, "matplotlib", "yaml")
 
-PAGE = ("gradio", "numba", "skimage", "peft", "transformers", "rawpy", "pillow_heif")
+PAGE = ("gradio", "numba", "skimage", "peft", "transformers", "rawpy", "pillow_heif", "OpenImageIO")
 
 MODULES = {
     "fast": ("numba",),
     "lora": ("peft", "transformers"),
     "raw": ("rawpy", "pillow_heif"),
     "c2pa": ("c2pa", "cryptography"),
+    "jxl": ("OpenImageIO",),
     "looks": ("skimage",),
     "ray": ("ray", "upath"),
     "space": PAGE,

@@ -19,7 +19,7 @@ NAME_FIELDS = ("stem", "suffix", "kind", "number")
 without its dot, and the photo's place in the batch from 1."""
 
 # A folder may be called anything, but nobody means one by these.
-_OTHER_SUFFIXES = {".bmp", ".dng", ".gif", ".jp2", ".jxl", ".pdf", ".psd"}
+_OTHER_SUFFIXES = {".bmp", ".dng", ".gif", ".jp2", ".pdf", ".psd"}
 
 MADE_OTHERWISE = "made with other settings; choose another output or pass --overwrite"
 """How a `Refusal` ends whose file is there from a run with other sliders or options."""

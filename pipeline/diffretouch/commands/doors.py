@@ -10,6 +10,8 @@ from pathlib import Path
 from ..extras import BUILDING, MEASURING, MODULES, require
 
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+_HEIC_STARTS = ((b"ftyp", 4),)
+_JXL_STARTS = ((b"JXL ", 4), (b"\xff\x0a", 0))
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,21 @@ def _files(options: argparse.Namespace) -> list[str]:
     return [str(name) for name in named if isinstance(name, (str, Path))] if hasattr(options, "seed") else []
 
 
-def _has_heic(options: argparse.Namespace) -> bool:
-    return any(name.lower().endswith(_HEIC_SUFFIXES) and _may_be_heic(Path(name)) for name in _files(options))
+def _has(suffixes: tuple[str, ...], starts: tuple[tuple[bytes, int], ...]) -> Callable[[argparse.Namespace], bool]:
+    """Whether a file of such a name is of a kind, told by how it starts, or would become it."""
+    return lambda options: any(
+        name.lower().endswith(suffixes) and _may_start(Path(name), starts) for name in _files(options)
+    )
 
 
-def _may_be_heic(path: Path) -> bool:
-    """Whether a file of that name is HEIC, or would become it; some phones call a JPEG so."""
+def _may_start(path: Path, starts: tuple[tuple[bytes, int], ...]) -> bool:
+    """Whether the file starts so, or is still to be written; some phones call a JPEG HEIC."""
     try:
         with open(path, "rb") as file:
-            return file.read(12)[4:8] == b"ftyp"
+            start = file.read(12)
     except OSError:
         return True
+    return any(start.startswith(mark, at) for mark, at in starts)
 
 
 def _has_raw(options: argparse.Namespace) -> bool:
@@ -74,7 +80,8 @@ DOORS = (
     Door("--cube", "looks", ("skimage",), _option("cube")),
     Door("--haldclut", "looks", ("skimage",), _option("haldclut")),
     Door("an address (s3://, hf:// and the like)", "ray", ("upath",), _has_address),
-    Door("HEIC", "raw", ("pillow_heif",), _has_heic),
+    Door("HEIC", "raw", ("pillow_heif",), _has(_HEIC_SUFFIXES, _HEIC_STARTS)),
+    Door("JPEG XL", "jxl", ("OpenImageIO",), _has((".jxl",), _JXL_STARTS)),
     Door("camera RAW", "raw", ("rawpy",), _has_raw),
 )
 

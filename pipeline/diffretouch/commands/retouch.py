@@ -61,7 +61,7 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
         "--quality",
         type=count_between("quality", 1, 100),
         metavar="N",
-        help="of JPEG, WebP, HEIC and AVIF (default: about as the photo's own)",
+        help="of JPEG, WebP, HEIC, AVIF and JPEG XL (default: about as the photo's own)",
     )
     parser.add_argument(
         "--no-record", dest="record", action="store_false", help="do not write into the metadata what was done"

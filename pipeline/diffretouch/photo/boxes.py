@@ -1,4 +1,4 @@
-"""The boxes of files of the ISO media kind (ISO/IEC 14496-12, items in 23008-12), as AVIF and HEIC are made of."""
+"""Boxes that files are made of: AVIF and HEIC (ISO/IEC 14496-12, items in 23008-12), and JPEG XL (18181-2)."""
 
 from __future__ import annotations
 
@@ -80,6 +80,12 @@ def _associations(data: bytes) -> dict[int, list[int]]:
 
 def _box(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I4s", len(content) + 8, kind) + content
+
+
+def with_boxes(data: bytes, further: list[tuple[bytes, bytes]]) -> bytes:
+    """A JPEG XL container with further boxes before its picture (ISO/IEC 18181-2)."""
+    at = max(end for kind, _, end in boxes(data) if kind in (b"JXL ", b"ftyp", b"jxll"))
+    return data[:at] + b"".join(_box(kind, content) for kind, content in further) + data[at:]
 
 
 def with_metadata(data: bytes, profile: bytes | None, exif: bytes | None, xmp: bytes | None) -> bytes:

@@ -116,6 +116,7 @@ def _rgb_profile_of_grey(profile: bytes) -> bytes | None:
     curve = tags.pop(b"kTRC", b"")
     if not curve or profile[20:24] != b"XYZ ":
         return None
+    tags.setdefault(b"wtpt", b"XYZ \0\0\0\0" + _WHITE)  # some lack it, and JPEG XL's encoder insists
     return _profile_bytes(profile[:128], tags | _matrix_tags(SRGB_PRIMARIES, curve))
 
 
@@ -127,6 +128,7 @@ _ADOBE: Primaries = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (
 _P3: Primaries = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
 _BT2020: Primaries = ((0.67346, 0.27904, -0.00193), (0.16566, 0.67534, 0.02998), (0.12505, 0.04561, 0.79684))
 
+_WHITE = struct.pack(">3i", 63190, 65536, 54061)  # D50
 _SRGB_CURVE = b"para\0\0\0\0\0\3\0\0" + struct.pack(
     ">5i", *(round(value * 65536) for value in (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045))
 )
@@ -154,16 +156,15 @@ def _profile_bytes(header: bytes, tags: dict[bytes, bytes]) -> bytes:
 
 def _display_profile(name: str, primaries: Primaries, curve: bytes) -> bytes:
     """A profile of three primaries and one curve (ICC.1:2010, 8.4.3: display profiles, matrix and curves)."""
-    white = struct.pack(">3i", 63190, 65536, 54061)  # D50
     # size and class are filled in later; dated the first day of 2026; the colour space in between is XYZ
     header = bytes(8) + b"\4\x20\0\0" + bytes(8) + b"XYZ " + struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp"
-    header = header.ljust(68, b"\0") + white
+    header = header.ljust(68, b"\0") + _WHITE
     words = {b"desc": name, b"cprt": "No copyright, use freely"}
     tags = {
         tag: b"mluc\0\0\0\0" + struct.pack(">II4sII", 1, 12, b"enUS", 2 * len(text), 28) + text.encode("utf-16-be")
         for tag, text in words.items()
     }
-    tags[b"wtpt"] = b"XYZ \0\0\0\0" + white
+    tags[b"wtpt"] = b"XYZ \0\0\0\0" + _WHITE
     return _profile_bytes(header.ljust(128, b"\0"), tags | _matrix_tags(primaries, curve))
 
 

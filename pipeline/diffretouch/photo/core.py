@@ -28,7 +28,7 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnh
 """What a retouch is, in IPTC's words."""
 
 _TYPES = {"jpeg": "jpg jpeg jpe jfif", "png": "png", "webp": "webp", "tiff": "tif tiff", "avif": "avif"}
-_TYPES |= {"heic": "heic heif hif"}
+_TYPES |= {"heic": "heic heif hif", "jxl": "jxl"}
 MIME = {f".{suffix}": f"image/{kind}" for kind, suffixes in _TYPES.items() for suffix in suffixes.split()}
 """Media types by the extensions that `save_photo` writes."""
 
@@ -105,15 +105,15 @@ def check_frames(frames: int, what: str) -> None:
         raise Refused(f"it has {frames} {what}, and only single pictures can be opened")
 
 
-def optional_module(name: str, kind: str) -> ModuleType:
+def optional_module(name: str, kind: str, extra: str = "raw") -> ModuleType:
     """An optional dependency, or a refusal that says how to install it."""
     try:
-        require(kind, "raw", [name])
+        require(kind, extra, [name])
         return importlib.import_module(name)
     except MissingExtra as error:
         raise Refused(one_line(error)) from None
     except ImportError:  # it is there and broken
-        raise Refused(f"{kind} needs {name}, which is not installed: pip install 'diffretouch[raw]'") from None
+        raise Refused(f"{kind} needs {name}, which is not installed: pip install 'diffretouch[{extra}]'") from None
 
 
 def one_line(message: object) -> str:

@@ -20,13 +20,13 @@ from .tags import is_adobe_rgb, upright_exif
 
 
 def open_photo(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, *, allow_damaged: bool = False) -> Photo:
-    """Decode a JPEG, PNG, WebP, TIFF, HEIC, AVIF or camera RAW file into an upright `Photo` of 8 or 16 bits.
+    """Decode a JPEG, PNG, WebP, TIFF, HEIC, AVIF, JPEG XL or camera RAW file into an upright `Photo` of 8 or 16 bits.
 
     The content decides the format, not the name. Grey, palette, 1-bit, CMYK and alpha are handled as the package's
     text says; a multi-picture JPEG or HEIC opens its main picture, a TIFF its only full-size page. The size is read
     from the header and checked before anything is decoded. Samples of 2 to 15 bits are stretched to 8 or 16.
 
-    RAW, TIFF, HEIC and AVIF are decoded in another process with bounds on time and memory, see `isolation`.
+    RAW, TIFF, HEIC, AVIF and JPEG XL are decoded in another process with bounds on time and memory, see `isolation`.
 
     Args:
         path: the file.
@@ -37,7 +37,7 @@ def open_photo(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, *, al
     Raises:
         PhotoError: the file is missing, no regular file, not readable, empty, cut short, damaged, of another kind,
             animated or of several pages, too large, has floating-point, signed or 32-bit samples, or needs an
-            optional package that is not installed (HEIC: pillow-heif, RAW: rawpy).
+            optional package that is not installed (HEIC: pillow-heif, JPEG XL: openimageio, RAW: rawpy).
 
     Example:
         >>> from diffretouch import open_photo

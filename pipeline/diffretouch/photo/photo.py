@@ -22,8 +22,8 @@ class Photo:
         exif: a TIFF-structured block that starts with its byte order mark, its orientation being 1.
         xmp: an XMP packet.
         dpi: horizontal and vertical pixels per inch.
-        format: `"JPEG"`, `"PNG"`, `"WEBP"`, `"TIFF"`, `"HEIC"`, `"AVIF"` or `"RAW"`, told by the file's content;
-            None when not from a file.
+        format: `"JPEG"`, `"PNG"`, `"WEBP"`, `"TIFF"`, `"HEIC"`, `"AVIF"`, `"JXL"` or `"RAW"`, told by the file's
+            content; None when not from a file.
         grey: the file held one grey channel.
         grey_profile: the profile of that channel, as it was.
         notes: what the file lost or lacks now that it is open, a sentence each without its name.

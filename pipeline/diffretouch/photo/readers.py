@@ -9,6 +9,7 @@ from .avif import read_avif
 from .core import Decoded, Refused
 from .heic import read_heic
 from .jpeg import read_jpeg
+from .jxl import read_jxl
 from .png import PNG_SIGNATURE, read_png
 from .raw import RAW_SIGNATURES, is_tiff_raw, read_raw
 from .tiff import read_tiff
@@ -26,6 +27,7 @@ _READERS: dict[str, Callable[[BinaryIO, int], Decoded]] = {
     "WEBP": read_webp,
     "AVIF": read_avif,
     "HEIC": read_heic,
+    "JXL": read_jxl,
     "RAW": read_raw,
     "TIFF": read_tiff,
 }
@@ -42,6 +44,8 @@ def kind_of(file: BinaryIO) -> str:
         return "PNG"
     if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
         return "WEBP"
+    if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):  # bare, or in a container
+        return "JXL"
     brands = _brands(start)
     if b"avif" in brands:
         return "AVIF"
@@ -57,14 +61,12 @@ def kind_of(file: BinaryIO) -> str:
     raise Refused(f"it is not a photo file; {_KINDS} can be opened")
 
 
-_KINDS = "JPEG, PNG, WebP, TIFF, HEIC, AVIF and camera RAW"
+_KINDS = "JPEG, PNG, WebP, TIFF, HEIC, AVIF, JPEG XL and camera RAW"
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
 _OTHER_KINDS = (
     (b"GIF8", 0, "GIF"),
     (b"BM", 0, "BMP"),
     (b"8BPS", 0, "Photoshop"),
-    (b"\xff\x0a", 0, "JPEG XL"),
-    (b"JXL ", 4, "JPEG XL"),
     (b"ftyp", 4, "video"),
 )
 

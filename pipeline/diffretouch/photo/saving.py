@@ -19,6 +19,7 @@ from .exif import EXIF_LOST, made_true, readable_exif, without_places_in_notes
 from .heic import write_heic
 from .iptc import without_places
 from .jpeg import write_jpeg
+from .jxl import write_jxl
 from .photo import Photo
 from .png import write_png
 from .space import is_srgb
@@ -40,6 +41,7 @@ _WRITERS: dict[str, Callable[[Photo, BinaryIO, int | None], list[str]]] = {
     ".heif": write_heic,
     ".hif": write_heic,
     ".avif": write_avif,
+    ".jxl": write_jxl,
 }
 
 SAVED_SUFFIXES = tuple(_WRITERS)
@@ -75,18 +77,19 @@ def save_photo(
 ) -> tuple[str, ...]:
     """Encode a photo with its profile, EXIF, IPTC and XMP; the file appears complete or not at all.
 
-    PNG and TIFF keep 16 bits, HEIC and AVIF 10 of them (AVIF 12 where the photo came from such a file); the others
-    round to 8. All keep alpha but JPEG, which lays a transparent photo on white. PNG and TIFF always hold exactly the
-    photo's pixels; WebP, HEIC and AVIF do at quality 100 (in their bits); JPEG never does. A photo of one grey channel
-    whose pixels are neutral stays one channel.
+    PNG, TIFF and JPEG XL keep 16 bits, HEIC and AVIF 10 of them (AVIF 12 where the photo came from such a file); the
+    others round to 8. All keep alpha but JPEG, which lays a transparent photo on white. PNG and TIFF always hold
+    exactly the photo's pixels; WebP, HEIC, AVIF and JPEG XL do at quality 100 (in their bits); JPEG never does. A
+    photo of one grey channel whose pixels are neutral stays one channel, in JPEG XL where it has no profile.
 
     Args:
         photo: what to write.
         path: the file; its extension, one of `SAVED_SUFFIXES`, chooses the format.
         overwrite: replace an existing file. A link is replaced itself, what it points to stays.
-        quality: 1 to 100, for JPEG, WebP, HEIC and AVIF; from 90 on, colour keeps its full resolution (not in WebP).
-            None = as the photo's own file where it was of the same format (JPEG: quality and subsampling; WebP:
-            lossless; HEIC: subsampling and about the size; AVIF: subsampling), else 95.
+        quality: 1 to 100, for JPEG, WebP, HEIC, AVIF and JPEG XL; from 90 on, colour keeps its full resolution (in
+            JPEG XL always, in WebP never). None = as the photo's own file where it was of the same format (JPEG:
+            quality and subsampling; WebP and JPEG XL: lossless; HEIC: subsampling and about the size; AVIF:
+            subsampling), else 95.
         source: a file that is not replaced even with `overwrite`, by whatever name or link: the photo's own.
         remove_gps: leave out where the photo was taken: EXIF's GPS directory, and the place in XMP and IPTC, in
             numbers and in words.
@@ -100,7 +103,8 @@ def save_photo(
 
     Raises:
         PhotoError: an unknown extension, an existing file or the source, a missing or unwritable folder, a full disk,
-            a photo larger than the format allows, or HEIC without the optional package pillow-heif.
+            a photo larger than the format allows, or HEIC and JPEG XL without the optional packages
+            pillow-heif and openimageio.
         ValueError: `quality` outside 1 to 100, or a `signer` without a `source`.
 
     Example:

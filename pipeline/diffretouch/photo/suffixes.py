@@ -7,7 +7,7 @@ from __future__ import annotations
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 
-RENDERED_SUFFIXES = (*JPEG_SUFFIXES, ".heic", ".heif", ".hif", ".avif", ".png", ".webp", ".tif", ".tiff")
+RENDERED_SUFFIXES = (*JPEG_SUFFIXES, ".heic", ".heif", ".hif", ".avif", ".jxl", ".png", ".webp", ".tif", ".tiff")
 """Of finished pictures; the usual rendering of a camera first, which is preferred among several files of one photo."""
 
 RAW_SUFFIXES = frozenset(
@@ -20,7 +20,7 @@ OPENED_SUFFIXES = RAW_SUFFIXES | frozenset(RENDERED_SUFFIXES)
 """Usual extensions of what `open_photo` opens."""
 
 SKIPPED_SUFFIXES = frozenset(
-    (".3gp", ".avi", ".bmp", ".exr", ".gif", ".hdr", ".insv", ".jp2", ".jxl", ".m4v", ".mkv", ".mov", ".mp4", ".mts")
+    (".3gp", ".avi", ".bmp", ".exr", ".gif", ".hdr", ".insv", ".jp2", ".m4v", ".mkv", ".mov", ".mp4", ".mts")
     + (".pcx", ".pdf", ".psb", ".psd", ".svg", ".tga", ".webm", ".xcf")
 )
 """Of pictures and videos that are not opened: a folder's are counted and named, so that nobody waits for them."""
