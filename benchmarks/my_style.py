@@ -180,7 +180,7 @@ def model_of(model: str, adapter: str | None, seed: int) -> Method:
     if adapter is not None:
         pipe.load_lora_weights(adapter)
 
-    def retouch(photo: np.ndarray, query: np.ndarray | None = None, **sliders: float) -> np.ndarray:
+    def retouch(photo: np.ndarray, query: np.ndarray | None = None, **sliders: Any) -> np.ndarray:
         import torch
 
         noise = torch.Generator().manual_seed(seed)
