@@ -16,6 +16,7 @@ import argparse
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,8 +56,14 @@ def main() -> int:
         print(f"{name}: {wall:.3f} of the other's time, {processor:.3f} of its processor seconds; {row['medians']}")
     if options.output:
         settings = {"photos": options.count, "turns": options.turns, "workers": options.workers}
+        settings["commits"] = {name: _commit(path) for name, path in versions.items()}
         options.output.write_text(json.dumps({"settings": settings, **result}, indent=2) + "\n")
     return 0
+
+
+def _commit(checkout: Path) -> str:
+    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=checkout, capture_output=True, text=True)
+    return told.stdout.strip()
 
 
 def make_photos(sources: list[Path], count: int, folder: Path) -> None:
