@@ -1,9 +1,8 @@
 """What a file brings along with its picture and a retouch leaves behind: gain maps, videos, depth maps, mattes.
 
 None of it would fit a retouch or could be written again, so it goes together with all claims to it (`claims`), and
-that is said. A gain map too: it is a ratio of HDR to the picture before, made for highlights that the retouch has
-moved, and it would have to be turned and encoded anew with both of its descriptions (Adobe's and ISO's), for one
-format of seven.
+that is said. A gain map too: a gentle retouch would suit it, but it would have to be turned and encoded anew, without
+what else its file tells, and described in two ways (Adobe's and ISO's), for one format of seven.
 """
 
 from __future__ import annotations
