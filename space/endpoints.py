@@ -6,6 +6,8 @@ own sentence, instead of being made into one.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -63,27 +65,40 @@ def endpoints(editor: Editor) -> None:
         return str(editor.finish(photo, strength, remove_gps, look=editor.read_look(look)).path)
 
     @told(editor)
+    def match(photo: str, example: str, remove_gps: bool) -> tuple[str, dict[str, Any]]:
+        """Retouch a photo so that its tones and colours come nearest to an example photo's, within what the experts
+        would do; returns the file, and the sliders, seed and strength found with how near that is."""
+        _check(photo=photo, example=example, remove_gps=remove_gps)
+        found = editor.match(default, editor.open(photo, default), example)
+        result = editor.finish(photo, 1.0, remove_gps, look=found.grid)  # which has the strength in it
+        return str(result.path), {**found.figures, "nearness": found.nearness}
+
+    @told(editor)
     def measure(photo: str) -> dict[str, float]:
         """Measure colorfulness, brightness, contrast and temperature of a photo."""
         _check(photo=photo)
         return by_slider(editor.open(photo, default).scores)
 
+    _publish(retouch, look, apply_look, match, measure)
+
+
+def _publish(*functions: Callable) -> None:
+    """Each as the endpoint of its name, with hidden parts for its arguments and for what it returns."""
     with gr.Row(visible=False):
-        photo, look_file = (_argument(gr.File(label=name), name) for name in ("photo", "look"))
-        values = [_argument(gr.Number(0, label=name), name) for name in ATTRIBUTES]
-        strength, seed = (
-            _argument(gr.Number(start, label=name), name) for name, start in (("strength", 1), ("seed", 0))
-        )
-        remove_gps = _argument(gr.Checkbox(False, label="remove_gps"), "remove_gps")
-        result, scores = gr.File(label="result"), gr.JSON(label="scores")
-        for function, inputs, output in (
-            (retouch, [photo, *values, strength, seed, remove_gps], result),
-            (look, [photo, *values, seed], result),
-            (apply_look, [photo, look_file, strength, remove_gps], result),
-            (measure, [photo], scores),
-        ):
-            options = {**FILES, "concurrency_id": "api", "api_visibility": "public"}
-            gr.Button(visible=False).click(function, inputs, output, api_name=function.__name__, **options)
+        fields: dict[str, Any] = {
+            **{name: gr.File(label=name) for name in ("photo", "look", "example")},
+            **{name: gr.Number(0, label=name) for name in (*ATTRIBUTES, "seed")},
+            "strength": gr.Number(1, label="strength"),
+            "remove_gps": gr.Checkbox(False, label="remove_gps"),
+        }
+        arguments = {name: _argument(part, name) for name, part in fields.items()}
+        result = gr.File(label="result")
+        results = {"match": [result, gr.JSON(label="found")], "measure": [gr.JSON(label="scores")]}
+        options = {**FILES, "concurrency_id": "api", "api_visibility": "public"}
+        for function in functions:
+            name = function.__name__
+            inputs = [arguments[taken] for taken in inspect.signature(function).parameters]
+            gr.Button(visible=False).click(function, inputs, results.get(name, [result]), api_name=name, **options)
 
 
 def _argument(part: Any, name: str) -> Any:

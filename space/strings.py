@@ -150,6 +150,7 @@ NO_FOLDERS = "A model has to be named by its Hub id here (OWNER/NAME), got {mode
 ARGUMENTS = {
     "photo": "JPEG, PNG, WebP, TIFF, AVIF, HEIC, JPEG XL or camera RAW file",
     "look": "a look file, as /look returns it (.safetensors)",
+    "example": "a photo whose tones and colours are liked, of the same kinds of file",
     "colorfulness": "muted (-1) to vivid (1), in [-1.5, 1.5]; 0 asks for nothing in particular",
     "brightness": "dark (-1) to bright (1), in [-1.5, 1.5]; 0 asks for nothing in particular",
     "contrast": "soft (-1) to crisp (1), in [-1.5, 1.5]; 0 asks for nothing in particular",
@@ -178,6 +179,7 @@ better = client.predict(
     strength=1.0, seed=0, remove_gps=False, api_name="/retouch",
 )
 ```
-Endpoints: `/retouch` (photo to photo), `/look` (photo to look file), `/apply_look` (photo and look to photo),
-`/measure` (photo to its four scores). "Use via API" at the foot of the page has all arguments, also for curl.
+Endpoints: `/retouch` (photo to photo), `/look` (photo to look file), `/apply_look` (photo and look to photo), `/match`
+(photo and a photo you like to photo), `/measure` (photo to its four scores). "Use via API" at the foot of the page has
+all arguments, also for curl.
 """

@@ -152,7 +152,7 @@ def _match_part(editor: Editor, session: gr.State, controls: Controls, preset: g
         line = gr.Markdown(elem_id="match-line")
 
     @told(editor)
-    def match(now: Session, path: str | None) -> tuple[Any, ...]:
+    def liken(now: Session, path: str | None) -> tuple[Any, ...]:
         upload, _ = work_of(now)
         if path is None:
             raise Refused(strings.NO_EXAMPLE)
@@ -160,7 +160,7 @@ def _match_part(editor: Editor, session: gr.State, controls: Controls, preset: g
         nearness = found.nearness[0].upper() + found.nearness[1:] + "."
         return (*found.sliders.values(), found.strength, found.seed, strings.CUSTOM_PRESET, nearness)
 
-    found = go.click(match, [session, example], [*controls.asked, preset, line], show_progress_on=line, **MODEL)
+    found = go.click(liken, [session, example], [*controls.asked, preset, line], show_progress_on=line, **MODEL)
     on_edit(editor, controls, found.success)
 
 

@@ -468,6 +468,23 @@ def test_a_look_made_by_the_api_applies_to_another_photo(client):
     assert np.abs(open_photo(result).pixels.astype(float) - wanted).mean() < 3  # JPEG's own loss
 
 
+def test_a_photo_is_matched_to_an_example_and_told_how_near_it_came(client):
+    photo, example = EXAMPLES / "cinema.jpg", EXAMPLES / "bee.jpg"
+    result, found = client.predict(handle_file(photo), handle_file(example), remove_gps=False, api_name="/match")
+    assert Image.open(result).size == Image.open(photo).size
+    assert found["delta_e"]["after"] < found["delta_e"]["before"] and "Delta E apart" in found["nearness"]
+    assert all(-1 <= found[name] <= 1 for name in ATTRIBUTES) and 0 < found["strength"] <= 1
+    asked = {name: found[name] for name in (*ATTRIBUTES, "strength", "seed")}
+    again = open_photo(ask(client, photo, **asked)).pixels  # what was found can be asked for
+    assert np.abs(open_photo(result).pixels.astype(float) - again).mean() < 1
+
+
+def test_an_example_without_tones_is_refused(client, tmp_path):
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "flat.png")
+    with pytest.raises(AppError, match="one colour"):
+        client.predict(handle_file(EXAMPLES / "bee.jpg"), handle_file(tmp_path / "flat.png"), False, api_name="/match")
+
+
 def test_measure_returns_the_four_scores(client):
     scores = client.predict(handle_file(EXAMPLES / "bee.jpg"), api_name="/measure")
     assert sorted(scores) == sorted(ATTRIBUTES) and scores["temperature"] > 0
@@ -527,9 +544,14 @@ def test_a_number_that_is_none_is_refused_in_one_sentence_without_an_answer(url,
     assert sentence in html.unescape(json.loads(answer.rpartition("data: ")[2])["error"])
 
 
-@pytest.mark.parametrize("endpoint", ["retouch", "look", "apply_look", "measure"])
+@pytest.mark.parametrize("endpoint", ["retouch", "look", "apply_look", "match", "measure"])
 def test_a_call_without_a_photo_is_refused_in_one_sentence(url, endpoint):
-    numbers = {"retouch": ", 0, 0, 0, 0, 1, 0, false", "look": ", 0, 0, 0, 0, 0", "apply_look": ", null, 1, false"}
+    numbers = {
+        "retouch": ", 0, 0, 0, 0, 1, 0, false",
+        "look": ", 0, 0, 0, 0, 0",
+        "apply_look": ", null, 1, false",
+        "match": ", null, false",
+    }
     answer = called(url, f"[null{numbers.get(endpoint, '')}]", endpoint)
     assert "event: error" in answer and "`photo` has to be a file, got none." in answer, answer
 
@@ -550,12 +572,13 @@ def test_the_curl_lines_of_the_readme_are_true_as_they_stand(url, tmp_path):
 
 def test_the_python_lines_of_the_readme_are_true_as_they_stand(url, tmp_path, monkeypatch):
     lines = re.search(r"```python\n(from gradio_client.*?)```", (SPACE / "README.md").read_text(), re.DOTALL)[1]
-    for name in ("IMG_1234.jpg", "IMG_1235.jpg"):
+    for name in ("IMG_1234.jpg", "IMG_1235.jpg", "liked.jpg"):
         shutil.copy(EXAMPLES / "cinema.jpg", tmp_path / name)
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     exec(lines.replace("OWNER/NAME", url), found)
     assert Image.open(found["better"]).size == Image.open(found["other"]).size == (480, 360)
+    assert Image.open(found["alike"]).size == (480, 360) and found["found"]["seed"] >= 0
     assert AffineGrid.load(found["look"]) and sorted(found["scores"]) == sorted(ATTRIBUTES)
 
 
@@ -589,18 +612,18 @@ def test_a_file_of_another_kind_is_no_look(client):
 
 def test_only_the_documented_endpoints_are_public(client):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert sorted(named) == ["/apply_look", "/look", "/measure", "/retouch"]
+    assert sorted(named) == ["/apply_look", "/look", "/match", "/measure", "/retouch"]
 
 
 def test_the_schema_says_what_every_endpoint_and_argument_is_its_range_and_its_default(url):
     """As programs and agents read it: the page's list of endpoints, and its OpenAPI description."""
     named = httpx.get(f"{url}/gradio_api/info", timeout=120).json()["named_endpoints"]
-    assert len(named) == 4
+    assert len(named) == 5
     for endpoint in named.values():
         assert endpoint["description"]
         for parameter in endpoint["parameters"]:
             name = parameter["parameter_name"]
-            assert parameter["parameter_has_default"] == (name not in ("photo", "look"))
+            assert parameter["parameter_has_default"] == (name not in ("photo", "look", "example"))
             told = parameter["type"].get("description", "")
             ranges = {"strength": "[0, 2]", "seed": "[0, 4294967295]", **dict.fromkeys(ATTRIBUTES, "[-1.5, 1.5]")}
             assert ranges.get(name, "") in told and len(told) > 10, parameter
@@ -622,7 +645,7 @@ def test_an_agent_finds_the_endpoints_as_tools_and_every_visitor_has_a_limit(tmp
         ):
             await agent.initialize()
             tools = {tool.name.removeprefix("my-space_"): tool for tool in (await agent.list_tools()).tools}
-            assert sorted(tools) == ["apply_look", "look", "measure", "retouch"]
+            assert sorted(tools) == ["apply_look", "look", "match", "measure", "retouch"]
             brightness = tools["retouch"].inputSchema["properties"]["brightness"]
             assert (brightness["minimum"], brightness["maximum"]) == (-1.5, 1.5) and tools["retouch"].description
             measure = tools["measure"].name
