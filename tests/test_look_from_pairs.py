@@ -18,7 +18,7 @@ from diffretouch import AffineGrid, Photo, PhotoError, fit_look
 from diffretouch.commands.cli import main
 from diffretouch.data.look_pairs import PairError, look_from_pairs, pairs_of_folders
 from diffretouch.look.agree import Verdict, verdicts
-from diffretouch.look.fit import Pixels, delta_e, fit_pixels, metric
+from diffretouch.look.fit import Pixels, at_strength, delta_e, fit_pixels, metric
 from diffretouch.photo.colour import ADOBE_RGB
 
 SIZE = (160, 240)
@@ -272,6 +272,15 @@ def test_the_command_writes_a_look_and_tables_that_apply(folders, capsys):
     assert error_on(AffineGrid.load(out), warm_fade) < 1.5
     assert "the edits of 3 photos" in cube.read_text()[:200] and PIL.Image.open(hald).size == (125, 125)
     assert main(["retouch", str(folders / "before" / "0.jpg"), "-o", str(folders / "r.jpg"), "--look", str(out)]) == 0
+
+
+def test_a_look_that_makes_grey_still_does_so_weakened_and_is_nothing_at_none():
+    photo = scene(1)
+    look = fit_look([(photo, photo // 2 + 40)])
+    grey = look.neutral()
+    assert np.ptp(at_strength(grey, 0.5).apply(photo), axis=2).max() == 0
+    assert np.array_equal(at_strength(grey, 0.0).apply(photo), photo)
+    assert not at_strength(look, 0.5).is_neutral
 
 
 def test_strength_is_held_by_the_look(folders):

@@ -148,6 +148,8 @@ def quick_look(before: np.ndarray, after: np.ndarray, tie: float = 1e-2, depth: 
 def at_strength(look: AffineGrid, strength: float) -> AffineGrid:
     """The look blended with the identity, 0 = no change, 1 = as it is: what `apply` does with `strength`, kept.
 
+    What makes every photo grey, exactly (`AffineGrid.neutral`), still does so weakened: between is the photo in grey.
+
     Example:
         >>> at_strength(AffineGrid.identity(), 0.5).apply(np.full((1, 1, 3), 51, np.uint8)).tolist()
         [[[51, 51, 51]]]
@@ -156,7 +158,8 @@ def at_strength(look: AffineGrid, strength: float) -> AffineGrid:
     change[[0, 5, 10]] -= 1
     change *= strength
     change[[0, 5, 10]] += 1
-    return AffineGrid(change, look.guide)
+    blended = AffineGrid(change, look.guide)
+    return blended.neutral() if look.is_neutral and strength > 0 else blended
 
 
 def delta_e(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -241,8 +241,7 @@ class _Search:
         strength = min(apart, key=lambda each: apart[each])
         if apart[1.0] <= apart[strength] * (1 + _WORTH):
             strength = 1.0
-        weakened = at_strength(grid, strength)
-        return strength, weakened.neutral() if grid._is_neutral() else weakened, made[strength]
+        return strength, at_strength(grid, strength), made[strength]
 
 
 def _lowest(below: float, above: float) -> float:

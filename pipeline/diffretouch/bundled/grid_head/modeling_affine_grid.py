@@ -423,7 +423,7 @@ class AffineGrid:
         whole_height = rows[1] if rows else photo.shape[0]
         compiled = self._compiled_for(whole_height, photo.shape[1])
         out = compiled(photo, strength, None, rows) if compiled else self._tile_numpy(photo, strength, rows)
-        if strength == 1 and self._is_neutral():
+        if strength == 1 and self.is_neutral:
             out[..., 1:] = out[..., :1]  # each channel is rounded by itself
         return out
 
@@ -437,11 +437,13 @@ class AffineGrid:
         out = torch.empty_like(photo)
         for source, target in zip(photo.view(-1, *photo.shape[-3:]), out.view(-1, *photo.shape[-3:]), strict=True):
             compiled(source.detach().permute(1, 2, 0).numpy(), strength, target.permute(1, 2, 0).numpy(), None)
-        if strength == 1 and self._is_neutral():
+        if strength == 1 and self.is_neutral:
             out[..., 1:, :, :] = out[..., :1, :, :]
         return out
 
-    def _is_neutral(self) -> bool:
+    @property
+    def is_neutral(self) -> bool:
+        """Whether every photo comes out grey, exactly: the three rows of each transform are one."""
         rows = self.coefficients.unflatten(0, (3, 4))
         return torch.equal(rows[0], rows[1]) and torch.equal(rows[0], rows[2])
 
