@@ -9,8 +9,8 @@
 
 "photos" is the folder that dataset_card/fetch_photos.py makes. The 40 photos to learn from are of its train split, the
 unseen ones of its test split, which neither the bundled model nor the adapter ever saw. Styles: styles.py. `pairs
---noisy` spoils every fifth training pair: another style, a crop, or a shift in turn. `real` splits a folder of pairs
-NAME_input.*, NAME_expert.* instead. All figures are CIEDE2000, means over photos with 95% bootstrap intervals.
+--noisy mixed` spoils every fifth training pair: another style, a crop, or a shift in turn. `real` splits a folder of
+pairs NAME_input.*, NAME_expert.* instead. All figures are CIEDE2000, means over photos with 95% bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ NEIGHBOURS = (1, 3)
 _LONG_SIDE = 384  # of the pictures that are compared
 _MOST, _LEAST = 16_000, 1600  # pixels of a pair that tables are fitted to, of one and of many
 _STYLES = ("faded_film", "studio_print")
+NOISY = {"mixed": ("style", "crop", "shift"), "style": ("style",)}  # what is wrong with every fifth pair, in turn
 
 Pair = tuple[np.ndarray, np.ndarray]  # before, after: (H, W, 3) float32 in [0, 1]
 Method = Callable[[np.ndarray], np.ndarray]  # a photo -> its retouch
@@ -63,16 +64,17 @@ def write_pairs(options: argparse.Namespace) -> None:
             before = open_resized(options.photos / name, options.long_side)
             after = style(before)
             if options.noisy and part == "train" and number % 5 == 4:
-                after = _spoiled(before, after, other, number // 5 % 3)
+                kinds = NOISY[options.noisy]
+                after = _spoiled(before, after, other, kinds[number // 5 % len(kinds)])
             _save(options.out / part, name.replace("/", "-").rpartition(".")[0], before, after)
 
 
-def _spoiled(before: np.ndarray, after: np.ndarray, other: Method, kind: int) -> np.ndarray:
+def _spoiled(before: np.ndarray, after: np.ndarray, other: Method, kind: str) -> np.ndarray:
     """Another style, a crop of 80%, or a shift of 2% of the picture."""
     height, width = after.shape[:2]
-    if kind == 0:
+    if kind == "style":
         return other(before)
-    if kind == 1:
+    if kind == "crop":
         return after[height // 10 : height - height // 10, width // 10 : width - width // 10]
     return np.roll(after, (height // 50, width // 50), axis=(0, 1))
 
@@ -360,7 +362,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     pairs.set_defaults(run=write_pairs)
     pairs.add_argument("photos", type=Path, help="folder made by dataset_card/fetch_photos.py")
     pairs.add_argument("--style", choices=_STYLES, default=_STYLES[0], help="(default: %(default)s)")
-    pairs.add_argument("--noisy", action="store_true", help="spoil every fifth training pair")
+    pairs.add_argument("--noisy", choices=sorted(NOISY), help="what spoils every fifth training pair")
     pairs.add_argument("--num_train", type=int, default=40, help="(default: %(default)s)")
     pairs.add_argument("--num_unseen", type=int, default=24, help="(default: %(default)s)")
     real = commands.add_parser("real", help="split a folder of NAME_input.* and NAME_expert.*")

@@ -34,6 +34,20 @@ def test_the_head_that_made_the_targets_is_found_again(tiny_pipeline: Callable[.
     assert found.error < 4
 
 
+def test_pairs_of_another_style_do_not_count(tiny_pipeline: Callable[..., DiffRetouchPipeline]) -> None:
+    pipe = tiny_pipeline()
+    targets, unseen = (np.round(photos * 0.7 + 20).astype(np.uint8) for photos in (PHOTOS, UNSEEN))
+    targets[[2, 9]] = 255 - PHOTOS[[2, 9]]
+    errors = {}
+    for judged in (True, False):
+        found = first_head(pipe, PHOTOS, targets, judged)
+        assert np.flatnonzero(~found.kept).tolist() == ([2, 9] if judged else [])
+        other = tiny_pipeline()
+        other.grid_head.load_state_dict(found.weights, strict=False)
+        errors[judged] = np.abs(retouched(other, UNSEEN) - unseen / 255).mean()
+    assert errors[True] < 0.5 * errors[False]
+
+
 def test_sliders_move_as_they_did(tiny_pipeline: Callable[..., DiffRetouchPipeline]) -> None:
     pipe = tiny_pipeline()
     targets = np.round(PHOTOS * 0.7 + 20).astype(np.uint8)

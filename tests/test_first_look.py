@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from diffretouch import DiffRetouchPipeline
 from diffretouch.data.dataset import encode, write_parquet
 from diffretouch.hub.card import write_model_card
 from diffretouch.model.sampling_diffretouch import set_timesteps, step_arguments
+from diffretouch.training.checkpoints import load_latest_state
 from diffretouch.training.config import load_config
 from diffretouch.training.first_look import AFTER, ALONE
 from diffretouch.training.loop import Trainer, train
@@ -113,6 +115,29 @@ def test_a_look_after_the_model_stays_while_layers_train_and_resumes_exactly(mak
     shutil.rmtree(tmp_path / "run" / "checkpoint-000004")
     again, _ = DiffRetouchPipeline.lora_state_dict(train(make(**settings), resume="latest"))
     assert [name for name in expected if not torch.equal(again[name], expected[name])] == []
+
+
+def test_pairs_of_another_style_are_left_out_named_and_stay_so_when_resumed(make, base, tmp_path, caplog) -> None:
+    pipe, seen = DiffRetouchPipeline.from_pretrained(base), itertools.count()
+
+    def edit(photo: np.ndarray) -> np.ndarray:
+        return 255 - photo if next(seen) in (2, 7) else faded(pipe(photo, output_type="np").images[0] * 255)
+
+    data = data_of(tmp_path / "data", edit, pairs=10)
+    settings = {"dataset": data, "max_train_steps": 2, "cache_dir": tmp_path / "cache", "fewest_pairs": 8}
+    with caplog.at_level("INFO"):
+        final = train(make(**settings))
+    assert "Left out, as of another style: 2, 7" in caplog.text
+    assert [record["left_out"] for record in log_of(tmp_path / "run") if "left_out" in record] == [["2", "7"]]
+    assert "Left out, as of another style" in (tmp_path / "run" / "report.html").read_text()
+    _, _, metadata = DiffRetouchPipeline.lora_state_dict(final, return_lora_metadata=True)
+    assert metadata["base"]["look"]["left_out"] == 2
+    write_model_card(final, repo_id="me/style")
+    assert "Left out, as of another style: 2 pairs" in (final / "README.md").read_text()
+    state = load_latest_state(tmp_path / "run")
+    trainer = Trainer(make(**settings), Accelerator(), _rows(data), state)
+    assert sorted(trainer._pairs.photo_ids) == sorted(set(map(str, range(10))) - {"2", "7"})
+    assert len(trainer._pairs) == len(trainer._objective.pairs.score_changes()) == 8
 
 
 def _rows(data: Path) -> Any:

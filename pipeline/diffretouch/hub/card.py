@@ -231,7 +231,9 @@ def _start(recorded: Any) -> dict[str, str]:
         return {}
     listed = ", ".join(f"{name} {error:.2f}" for name, error in errors.items())
     trained = f". No step was trained: {recorded['untrained']}" if recorded.get("untrained") else ""
-    return {"Start": f"{recorded.get('chosen')}; Delta E 2000 on held-back pairs: {listed}{trained}"}
+    left_out = recorded.get("left_out")
+    fewer = f". Left out, as of another style: {left_out} pairs" if isinstance(left_out, int) else ""
+    return {"Start": f"{recorded.get('chosen')}; Delta E 2000 on held-back pairs: {listed}{trained}{fewer}"}
 
 
 def _link(base: str) -> str:

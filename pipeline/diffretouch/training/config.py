@@ -87,6 +87,8 @@ class TrainingConfig:
     # First fit a look to the pairs, and keep it in the adapter where it is nearer to held-back targets than nothing.
     # Where the look alone is nearest, no step is trained: LoRA could only unlearn what the model does by itself.
     fit_look: bool = False
+    # Leave out pairs that a head fitted to the others tells to be of another style than most (`same_style`).
+    judge_pairs: bool = True
     # Of training pairs; below it the look is all that is learned. 8 in `my_style`: fewer pairs are learned by heart.
     fewest_pairs: int = 1
 

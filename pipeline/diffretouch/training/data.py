@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,16 @@ class PairCache:
 
     def __len__(self) -> int:
         return len(self._conditions)
+
+    def leave_out(self, photo_ids: Collection[str]) -> None:
+        """Forget the pairs of these photos, of a set with one expert; fingerprint and c stay those of all pairs."""
+        kept = [number for number, name in enumerate(self.photo_ids) if name not in photo_ids]
+        for store in (self._inputs, self._targets):
+            store.names = [store.names[number] for number in kept]
+        self.photo_ids = [self.photo_ids[number] for number in kept]
+        self._conditions = self._conditions[kept]
+        self._groups = [[number] for number in range(len(kept))]
+        self.group_of = torch.arange(len(kept))
 
     def batch(self, indices: torch.Tensor, conditions: torch.Tensor, flip: torch.Tensor) -> Batch:
         """Pairs `indices` (B,) with their `conditions` (B, 4) as given, mirrored where `flip` (B,) says so."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 
@@ -17,6 +18,7 @@ from ..attributes import ATTRIBUTES
 from ..look.fit import delta_e
 from ..model.modeling_affine_grid import AffineGridHead, smoothed
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
+from .same_style import same_style
 
 _TIES = (0.03, 0.1, 0.3)  # how much weights count against errors, in units of features that spread by one
 _FOLDS = 8
@@ -25,10 +27,11 @@ _SLIDERS_COUNT = 0.5
 
 
 class FirstHead(NamedTuple):
-    """The linear part of a head, and how far from held-back targets it ends."""
+    """The linear part of a head, how far from held-back targets it ends, and the pairs (N,) bool it was fitted to."""
 
     weights: dict[str, torch.Tensor]
     error: float
+    kept: np.ndarray
 
 
 class _Rows(NamedTuple):
@@ -38,9 +41,11 @@ class _Rows(NamedTuple):
 
 
 @torch.no_grad()
-def first_head(pipe: DiffRetouchPipeline, photos: np.ndarray, targets: np.ndarray) -> FirstHead | None:
+def first_head(
+    pipe: DiffRetouchPipeline, photos: np.ndarray, targets: np.ndarray, judged: bool = True
+) -> FirstHead | None:
     """The head nearest to the targets, both (N, p, p, 3) uint8; None where a head is too narrow to hold it, and for a
-    single pair, of which nothing can be held back."""
+    single pair, of which nothing can be held back. If `judged`, pairs of another style (`same_style`) do not count."""
     head: AffineGridHead = pipe.grid_head
     if head.mid.in_channels > head.mid.out_channels or len(photos) < 2:
         return None
@@ -59,21 +64,45 @@ def first_head(pipe: DiffRetouchPipeline, photos: np.ndarray, targets: np.ndarra
             y = wanted[n] + pictures[n] - still[n]
             more = _normal(_design(_rows(head, features[n], photo), mean, basis), y)
             normals[n] = normals[n][0] + _SLIDERS_COUNT * more[0], normals[n][1] + _SLIDERS_COUNT * more[1]
-    folds = [[sum(part) for part in zip(*normals[k::_FOLDS], strict=True)] for k in range(min(_FOLDS, len(photos)))]
-    total = [sum(part) for part in zip(*folds, strict=True)]
-    prior = _prior(len(mean), head.config.grid_depth) * len(photos)
-    errors = {}
-    for tie in _TIES:
-        found = []
-        for k, fold in enumerate(folds):
-            solution = np.linalg.solve(total[0] - fold[0] + tie * prior, total[1] - fold[1])
-            for n in range(k, len(photos), _FOLDS):
-                made = designs[n] @ solution + rest[n].colours[:, :3]
-                found.append(delta_e(*(np.clip(v / 2 + 0.5, 0, 1) for v in (made, _signed(targets[n])))).mean())
-        errors[tie] = float(np.mean(found))
+    colours = [row.colours[:, :3] for row in rest]
+    ridge = _Ridge(designs, colours, wanted, normals, _prior(len(mean), head.config.grid_depth))
+    kept = same_style(ridge.held_back, ridge.edits()) if judged else np.ones(len(photos), bool)
+    errors = {tie: float(ridge.held_back(kept, tie)[kept].mean()) for tie in _TIES}
     best = min(errors, key=lambda tie: errors[tie])
-    solution = np.linalg.solve(total[0] + best * prior, total[1])
-    return FirstHead(_as_weights(head, solution, mean, basis), errors[best])
+    return FirstHead(_as_weights(head, ridge.solution(kept, best), mean, basis), errors[best], kept)
+
+
+class _Ridge(NamedTuple):
+    """The fit of a head to some of N pairs; lists hold an array of each pair."""
+
+    designs: list[np.ndarray]  # (n, unknowns)
+    colours: list[np.ndarray]  # (n, 3) before, in [-1, 1]
+    wanted: list[np.ndarray]  # (n, 3) by how much they change
+    normals: list[tuple[np.ndarray, np.ndarray]]
+    prior: np.ndarray
+
+    def solution(self, chosen: np.ndarray, tie: float) -> np.ndarray:
+        """(unknowns, 3), fitted to the pairs `chosen` (N,) bool."""
+        matrix, right = (sum(parts) for parts in zip(*(self.normals[n] for n in np.flatnonzero(chosen)), strict=True))
+        return scipy.linalg.solve(matrix + tie * int(chosen.sum()) * self.prior, right, assume_a="pos")
+
+    def held_back(self, chosen: np.ndarray, tie: float = _TIES[1]) -> np.ndarray:
+        """(N,): mean Delta E 2000 of each pair, chosen or not, by a head fitted to the chosen ones of other folds."""
+        errors = np.zeros(len(self.designs))
+        folds = np.arange(len(errors)) % min(_FOLDS, len(errors))
+        for fold in np.unique(folds):
+            solution = self.solution(chosen & (folds != fold), tie)
+            for n in np.flatnonzero(folds == fold):
+                errors[n] = self._apart(n, self.designs[n] @ solution)
+        return errors
+
+    def edits(self) -> np.ndarray:
+        """(N,): mean Delta E 2000 between before and after."""
+        return np.array([self._apart(n, np.zeros(3)) for n in range(len(self.designs))])
+
+    def _apart(self, n: int, change: np.ndarray) -> float:
+        pictures = (np.clip((self.colours[n] + by) / 2 + 0.5, 0, 1) for by in (change, self.wanted[n]))
+        return float(delta_e(*pictures).mean())
 
 
 def _retouched(pipe: DiffRetouchPipeline, photos: np.ndarray, sliders: dict[str, Any]) -> tuple[torch.Tensor, Any]:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 NOTHING, ALONE, AFTER = "no look", "the look alone", "the look after the model"
 HEAD = "the head fitted"
 
-_MOST_PAIRS = 200  # whose pixels are fitted to
+_MOST_PAIRS = 200  # whose pixels are fitted to, and which are judged
 _AT_ONCE = 16
 
 
@@ -40,11 +40,13 @@ class FirstLook:
         tensors: "look.table" and "look.share" as an adapter holds them; empty = no look is better.
         errors: Delta E 2000 on held-back pairs of `NOTHING` (the model as it is), `ALONE`, `AFTER` and `HEAD`.
         head: weights of the grid head to start from, where `HEAD` is nearest; else empty.
+        left_out: ids of photos that are of another style than most, which neither start nor steps see.
     """
 
     tensors: dict[str, torch.Tensor]
     errors: dict[str, float]
     head: dict[str, torch.Tensor]
+    left_out: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> str:
@@ -54,14 +56,20 @@ class FirstLook:
     def said(self) -> str:
         """The choice in one sentence."""
         listed = ", ".join(f"{name} {error:.2f}" for name, error in self.errors.items())
-        return f"Delta E 2000 on held-back pairs: {listed}. Starting from {self.chosen}"
+        line = f"Delta E 2000 on held-back pairs: {listed}. Starting from {self.chosen}"
+        return f"{line}. Left out, as of another style: {', '.join(self.left_out)}" if self.left_out else line
 
 
-def first_look(pipe: DiffRetouchPipeline, pairs: PairCache, head: bool) -> FirstLook:
-    """The start that is nearest to the targets on pairs it was not fitted to; with `head`, a fitted head is tried."""
+def first_look(pipe: DiffRetouchPipeline, pairs: PairCache, head: bool, judged: bool) -> FirstLook:
+    """The start that is nearest to the targets on pairs it was not fitted to; with `head`, a fitted head is tried, and
+    where pairs are `judged`, it finds those that are of another style than most."""
     chosen = torch.tensor(evenly_spaced(list(range(len(pairs))), _MOST_PAIRS))
     batch = pairs.batch(chosen, pairs.conditions(chosen), torch.zeros(len(chosen), dtype=torch.bool))
     photos, targets = (_as_bytes(pictures) for pictures in (batch.photo, batch.target))
+    fitted = first_head(pipe, photos, targets, judged) if head else None
+    kept = fitted.kept if fitted else np.ones(len(photos), bool)
+    left_out = tuple(pairs.photo_ids[number] for number in chosen[torch.from_numpy(~kept)].tolist())
+    photos, targets = photos[kept], targets[kept]
     made = [
         picture
         for start in range(0, len(photos), _AT_ONCE)
@@ -71,10 +79,9 @@ def first_look(pipe: DiffRetouchPipeline, pairs: PairCache, head: bool) -> First
     apart = [delta_e(_colours(one), _colours(other)).mean() for one, other in zip(retouched, targets, strict=True)]
     fits = {ALONE: _fit(photos, targets), AFTER: _fit(retouched, targets)}
     errors = {name: round(float(fit.held_back.mean()), 3) for name, (fit, _) in fits.items()}
-    fitted = first_head(pipe, photos, targets) if head else None
     if fitted:
         errors[HEAD] = round(fitted.error, 3)
-    found = FirstLook({}, {NOTHING: round(float(np.mean(apart)), 3), **errors}, {})
+    found = FirstLook({}, {NOTHING: round(float(np.mean(apart)), 3), **errors}, {}, left_out)
     if fitted and found.chosen == HEAD:
         found.head.update(fitted.weights)
     elif found.chosen in fits:

@@ -158,6 +158,8 @@ class _Watch:
         if trainer.untrained is not None:
             logger.info("No step is trained: %s", trainer.untrained)
         if config.fit_look and best_so_far(output_dir, config.metric_for_best_model) == math.inf:
+            if trainer.left_out:
+                append_log(output_dir, {"step": 0, "left_out": list(trainer.left_out)})
             with trainer.averaged() as pipe:
                 self._validate(pipe)  # the start may stay the best
         if trainer.one_expert:
@@ -229,6 +231,7 @@ class Trainer:
         step: optimiser steps done.
         one_expert: whether the data set has one expert per photo.
         untrained: why no step is to be trained, None = they are.
+        left_out: ids of photos that are of another style than most, and not trained on.
         last_step: the step to stop at.
 
     Raises:
@@ -251,6 +254,9 @@ class Trainer:
         self._pairs = PairCache(rows, self._pipe, config.pixel_size, cache, config.bad_rows, accelerator.device)
         self.one_expert = self._pairs.one_expert
         self._first = self._first_look(state)
+        self.left_out = self._first.left_out if self._first else ()
+        if self.left_out:
+            self._pairs.leave_out(self.left_out)
         self.untrained = self._why_untrained()
         self.last_step = config.max_train_steps if self.untrained is None else 0
         self._objective = Objective(config, self._pipe, self._pairs)
@@ -278,9 +284,13 @@ class Trainer:
         if not self.config.fit_look:
             return None
         if state is not None:
-            return FirstLook(state["look"][0], state["look"][1], {}) if "look" in state else None  # of before looks
+            if "look" not in state:
+                return None  # of before looks
+            tensors, errors, *left_out = state["look"]
+            return FirstLook(tensors, errors, {}, *map(tuple, left_out))
         with_head = "grid_head" in self.config.lora_train_whole and len(self._pairs) >= self.config.fewest_pairs
-        first = first_look(self._pipe, self._pairs, with_head)
+        judged = self.config.judge_pairs and self._pairs.one_expert
+        first = first_look(self._pipe, self._pairs, with_head, judged)
         self._pipe.grid_head.load_state_dict(first.head, strict=False)
         return first
 
@@ -338,7 +348,7 @@ class Trainer:
             "model": {name: value.detach().clone() for name, value in self._trained.items()},
             "optimizer": self._optimizer.state_dict(),
             **({} if self._ema is None else {"ema": self._ema.state_dict()}),
-            **({} if self._first is None else {"look": (self._first.tensors, self._first.errors)}),
+            **({} if self._first is None else {"look": (self._first.tensors, self._first.errors, self.left_out)}),
             **({} if scaler is None else {"scaler": scaler.state_dict()}),
         }
 

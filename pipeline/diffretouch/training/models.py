@@ -69,7 +69,8 @@ class Adapter:
         self._look = first.tensors if first else {}
         self.base = pipe.lora_base_metadata() | {"learning_rate": config.learning_rate, "seed": config.seed}
         if first:
-            self.base |= {"look": {"chosen": first.chosen, "held_back_delta_e": first.errors, "untrained": untrained}}
+            started = {"chosen": first.chosen, "held_back_delta_e": first.errors, "untrained": untrained}
+            self.base |= {"look": started | ({"left_out": len(first.left_out)} if first.left_out else {})}
         lora = LoraConfig(
             r=rank,
             lora_alpha=config.lora_alpha or rank,  # type: ignore[arg-type]  # peft computes with floats as well

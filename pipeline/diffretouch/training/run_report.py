@@ -41,6 +41,7 @@ def write_training_report(output_dir: str | Path) -> Path:
     step = records[-1]["step"] if records else 0
     parts = [
         _summary(config, training, validation, step),
+        *_left_out(records),
         _curves(training, validation),
         *_pictures(folder, [record["step"] for record in validation]),
         _history(config.get("metric_for_best_model", "delta_e_c0"), validation),
@@ -107,6 +108,14 @@ def _summary(
         if "diversity" in last:
             figures.append(("Diversity", f"{last['diversity']:.2f}", f"Delta E between {NUM_SEEDS} seeds"))
     return report.key_figures(figures)
+
+
+def _left_out(records: list[dict[str, Any]]) -> list[str]:
+    names = [name for record in records for name in record.get("left_out", [])]
+    if not names:
+        return []
+    note = "Edited unlike most of the pairs, by what a fit to the others makes of them: not trained on."
+    return [report.section("Left out, as of another style", report.paragraph(", ".join(names)), note=note)]
 
 
 def _seconds(training: list[dict[str, Any]]) -> float:
