@@ -93,7 +93,10 @@ def _publish(*functions: Callable) -> None:
         }
         arguments = {name: _argument(part, name) for name, part in fields.items()}
         result = gr.File(label="result")
-        results = {"match": [result, gr.JSON(label="found")], "measure": [gr.JSON(label="scores")]}
+        results: dict[str, list[Any]] = {
+            "match": [result, gr.JSON(label="found")],
+            "measure": [gr.JSON(label="scores")],
+        }
         options = {**FILES, "concurrency_id": "api", "api_visibility": "public"}
         for function in functions:
             name = function.__name__

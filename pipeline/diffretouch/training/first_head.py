@@ -92,7 +92,7 @@ class _Ridge(NamedTuple):
         folds = np.arange(len(errors)) % min(_FOLDS, len(errors))
         for fold in np.unique(folds):
             solution = self.solution(chosen & (folds != fold), tie)
-            for n in np.flatnonzero(folds == fold):
+            for n in np.flatnonzero(folds == fold).tolist():
                 errors[n] = self._apart(n, self.designs[n] @ solution)
         return errors
 
