@@ -245,13 +245,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     result = {"pairs": len(pairs), "unseen": list(unseen), "delta_e_2000": figures(errors)}
     if adapters:
         chosen = {name: methods[name] for name in ("bundled model, c = 0", list(adapters)[-1])}
-        result["sliders"] = {name: _sliders(method, unseen) for name, method in chosen.items()}
+        result["sliders"] = {name: sliders_of(method, unseen) for name, method in chosen.items()}
     if options.picture is not None:
         save_sheet(methods, unseen, errors, options.picture)
     return result
 
 
-def _sliders(method: Any, unseen: dict[str, Pair]) -> dict[str, Any]:
+def sliders_of(method: Any, unseen: dict[str, Pair]) -> dict[str, Any]:
     """Of each slider: the share of photos that it moves the right way, and its attribute's mean range, -1 to +1."""
     import torch
 
@@ -301,31 +301,42 @@ def controls(options: argparse.Namespace) -> dict[str, Any]:
 
     train, unseen = (read_pairs(options.pairs / part) for part in ("train", "unseen"))
     pairs = list(train.values())
-    targets = [after for _, after in pairs]
-    mismatched = [(before, _resized(pairs[n - 1][1], before.shape)) for n, (before, _) in enumerate(pairs)]
-    average = np.mean([_resized(target, (_LONG_SIDE, _LONG_SIDE)) for target in targets], axis=0)
     adapters = dict(given.split("=", 1) for given in options.adapters)
     ours = model_of(options.model, adapters.pop("ours"), options.seed) if adapters else look_of(pairs)
     others: dict[str, Method] = {
         "another photographer's look": look_of(list(read_pairs(options.other / "train").values())),
         "look of reversed pairs": lut_of([(after, before) for before, after in pairs]),
-        "look of mismatched pairs": lut_of(mismatched),
-        "the mean of all training targets": lambda photo: _resized(average, photo.shape),
+        "look of mismatched pairs": lut_of(mismatched(pairs)),
+        "the mean of all training targets": mean_of(pairs),
         **{f"adapter: {name}": model_of(options.model, adapter, options.seed) for name, adapter in adapters.items()},
     }
     errors = errors_of(ours, unseen)
     samples = resamples(len(unseen), seed=0)
     found = {name: errors_of(method, unseen) for name, method in others.items()}
-    photos = [photo for photo, _ in unseen.values()]
-    made = [
-        ours(photo, photos[number - 1])  # type: ignore[call-arg]  # a model takes its query
-        if options.adapters
-        else _resized(ours(photos[number - 1]), photo.shape)
-        for number, photo in enumerate(photos)
-    ]
-    found["the wrong query"] = [distance(one, target) for one, (_, target) in zip(made, unseen.values(), strict=True)]
+    found["the wrong query"] = errors_of_wrong_query(ours, unseen, bool(options.adapters))
     rows = {name: {"worse_by": difference_figure(values, errors, samples)} for name, values in found.items()}
     return {"ours": float(np.mean(errors)), "controls": rows}
+
+
+def mismatched(pairs: Sequence[Pair]) -> list[Pair]:
+    """Each photo with the target of the one before it."""
+    return [(before, _resized(pairs[number - 1][1], before.shape)) for number, (before, _) in enumerate(pairs)]
+
+
+def mean_of(pairs: Sequence[Pair]) -> Method:
+    """The mean of all targets, as a picture, whatever the photo."""
+    average = np.mean([_resized(target, (_LONG_SIDE, _LONG_SIDE)) for _, target in pairs], axis=0)
+    return lambda photo: _resized(average, photo.shape)
+
+
+def errors_of_wrong_query(method: Any, unseen: dict[str, Pair], model: bool) -> list[float]:
+    """Of what was made for another photo: a `model`'s grid applied to this one, a look's picture in its place."""
+    photos = [photo for photo, _ in unseen.values()]
+    made = [
+        method(photo, photos[number - 1]) if model else _resized(method(photos[number - 1]), photo.shape)
+        for number, photo in enumerate(photos)
+    ]
+    return [distance(one, target) for one, (_, target) in zip(made, unseen.values(), strict=True)]
 
 
 def save_sheet(

@@ -20,7 +20,7 @@ from ..model.modeling_affine_grid import AffineGridHead, smoothed
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .same_style import same_style
 
-_TIES = (0.03, 0.1, 0.3)  # how much weights count against errors, in units of features that spread by one
+_TIES = (0.03, 0.1, 0.3, 1.0)  # how much weights count against errors, in units of features that spread by one
 _FOLDS = 8
 _STRIDE = 5  # of the pixels that are fitted to
 _SLIDERS_COUNT = 0.5
@@ -67,9 +67,8 @@ def first_head(
     colours = [row.colours[:, :3] for row in rest]
     ridge = _Ridge(designs, colours, wanted, normals, _prior(len(mean), head.config.grid_depth))
     kept = same_style(ridge.held_back, ridge.edits()) if judged else np.ones(len(photos), bool)
-    errors = {tie: float(ridge.held_back(kept, tie)[kept].mean()) for tie in _TIES}
-    best = min(errors, key=lambda tie: errors[tie])
-    return FirstHead(_as_weights(head, ridge.solution(kept, best), mean, basis), errors[best], kept)
+    tie, error = ridge.strongest(kept)
+    return FirstHead(_as_weights(head, ridge.solution(kept, tie), mean, basis), error, kept)
 
 
 class _Ridge(NamedTuple):
@@ -95,6 +94,15 @@ class _Ridge(NamedTuple):
             for n in np.flatnonzero(folds == fold).tolist():
                 errors[n] = self._apart(n, self.designs[n] @ solution)
         return errors
+
+    def strongest(self, chosen: np.ndarray) -> tuple[float, float]:
+        """A tie and the mean error of held-back pairs under it: the strongest within a standard error of the best one's
+        (Breiman et al. 1984), for photos that are unlike the pairs are the first to suffer from a weak one."""
+        errors = {tie: self.held_back(chosen, tie)[chosen] for tie in _TIES}
+        best = min(errors.values(), key=lambda error: float(error.mean()))
+        enough = best.mean() + best.std() / np.sqrt(len(best))
+        tie = max(tie for tie, error in errors.items() if error.mean() <= enough)
+        return tie, float(errors[tie].mean())
 
     def edits(self) -> np.ndarray:
         """(N,): mean Delta E 2000 between before and after."""
