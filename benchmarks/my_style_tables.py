@@ -221,12 +221,20 @@ def _trained(work: Work, name: str) -> Rows:
     return {row: (kept, make) for row, make in found.items()}
 
 
+def _errors(make: Callable[[], Any], unseen: dict[str, my_style.Pair]) -> list[float]:
+    return my_style.errors_of(make(), unseen)
+
+
+def _moved(make: Callable[[], Any], unseen: dict[str, my_style.Pair]) -> dict[str, Any]:
+    return my_style.sliders_of(make(), unseen)
+
+
 def _rows(work: Work, name: str, rows: Rows) -> Iterator[dict[str, Any]]:
     """Figures of the rows so far, each held against the last."""
     unseen = my_style.read_pairs(work.pairs(name) / "unseen")
     errors: dict[str, list[float]] = {}
     for row, (folder, make) in rows.items():
-        errors[row] = work.once(folder, row, lambda make=make: my_style.errors_of(make(), unseen))  # type: ignore[misc]
+        errors[row] = work.once(folder, row, partial(_errors, make, unseen))
         yield my_style.figures(errors)
 
 
@@ -238,7 +246,7 @@ def _curve(work: Work, name: str) -> Iterator[dict[str, Any]]:
         used = [pairs[number * len(pairs) // count] for number in range(count)]
         methods = {"LUT from the same pairs": partial(my_style.lut_of, used), "look": partial(my_style.look_of, used)}
         errors = {
-            row: work.once(folder / "curve", f"{count} {row}", lambda m=make: my_style.errors_of(m(), unseen))
+            row: work.once(folder / "curve", f"{count} {row}", partial(_errors, make, unseen))
             for row, make in methods.items()
         }
         rows[str(count)] = my_style.figures(errors)
@@ -250,8 +258,7 @@ def _sliders(work: Work, name: str) -> dict[str, Any]:
     kept = work.of_bundle / f"{_slug(name)}-sliders"
     rows = _trained(work, name)
     return {
-        row: work.once(kept, row, lambda make=rows[row][1]: my_style.sliders_of(make(), unseen))
-        for row in ("bundled model, c = 0", "ours")
+        row: work.once(kept, row, partial(_moved, rows[row][1], unseen)) for row in ("bundled model, c = 0", "ours")
     }
 
 
@@ -267,10 +274,10 @@ def _controls(work: Work, name: str, by_looks: bool) -> Iterator[dict[str, Any]]
     else:
         kept, (own, others) = work.of_bundle / f"{_slug(name)}-controls", _adapters(work, name, other)
     others["the mean of all training targets"] = lambda: my_style.mean_of(list(train.values()))
-    ours = work.once(kept, "ours", lambda: my_style.errors_of(own(), unseen))
+    ours = work.once(kept, "ours", partial(_errors, own, unseen))
     errors: dict[str, list[float]] = {}
     for control, make in others.items():
-        errors[control] = work.once(kept, control, lambda make=make: my_style.errors_of(make(), unseen))  # type: ignore[misc]
+        errors[control] = work.once(kept, control, partial(_errors, make, unseen))
     errors["the wrong query"] = work.once(
         kept, "the wrong query", lambda: my_style.errors_of_wrong_query(own(), unseen, not by_looks)
     )

@@ -96,7 +96,7 @@ class _Ridge(NamedTuple):
         return errors
 
     def strongest(self, chosen: np.ndarray) -> tuple[float, float]:
-        """A tie and the mean error of held-back pairs under it: the strongest within a standard error of the best one's
+        """A tie and the mean error of held-back pairs under it: the strongest within a standard error of the best's
         (Breiman et al. 1984), for photos that are unlike the pairs are the first to suffer from a weak one."""
         errors = {tie: self.held_back(chosen, tie)[chosen] for tie in _TIES}
         best = min(errors.values(), key=lambda error: float(error.mean()))
