@@ -60,7 +60,13 @@ _FILE_TAGS += ("BitsPerSample", "Compression", "Photometric", "Samples", "RowsPe
 _FILE_TAGS += ("FillOrder", "PageNumber", "MaxSample", "MinSample", "SMaxSample", "SMinSample", "SampleFormat")
 _FILE_TAGS += ("SubfileType", "OldSubfileType", "Predictor", "ExtraSamples", "ColorMap", "T4Options", "T6Options")
 _FILE_TAGS += ("ReferenceBlackWhite", "JPEG", "Indexed", "InkSet", "DotRange", "HalftoneHints", "SubIFD", "IPTC-NAA")
+_FILE_TAGS += ("AnalogBalance", "AsShot", "Baseline", "BestQuality", "BlackLevel", "Calibration", "CameraCalibration")
+_FILE_TAGS += ("ColorMatrix", "DNG", "Decode", "DefaultCrop", "FovCot", "ImageNumber", "LinearResponse", "Localized")
+_FILE_TAGS += ("Matteing", "OriginalRaw", "RawData", "ShadowScale", "StoNits", "UniqueCamera")
 _FILE_TAGS += ("XPosition", "YPosition", "PrimaryChromaticities", "WhitePoint", "CellWidth", "CellLength")
+
+
+_IPTC_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff")
 
 
 def main() -> int:
@@ -117,6 +123,8 @@ def _outcome(path: Path, folder: Path, worker: Worker, exiftool: _Exiftool | Non
         return outcome, [word]
     if outcome == "kept" and exiftool:
         lost = sorted(exiftool.tags(path) - exiftool.tags(target))
+        if target.suffix.lower() not in _IPTC_SUFFIXES:  # elsewhere it becomes XMP of other names
+            lost = [tag for tag in lost if not tag.startswith("IPTC:")]
         return ("silent", lost) if lost else ("kept", [])
     return outcome, words
 

@@ -225,3 +225,39 @@ def test_map_coordinates_of_a_tiff_are_said_to_go_and_its_name_stays(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.asarray(makers.scene(1, 40, 30)), extratags=tags, metadata=None)
     photo = open_photo(tmp_path / "a.tif")
     assert ["GeoTIFF" in note for note in photo.notes] == [True] and b"Sheet 7" in photo.exif
+
+
+def test_a_tiff_that_lacks_strips_or_says_its_layout_in_another_type_is_refused(tmp_path):
+    """Both opened with channels or rows left black."""
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.asarray(makers.scene(1, 64, 48)), rowsperstrip=16, compression="zlib", metadata=None
+    )
+    whole = (tmp_path / "a.tif").read_bytes()
+    for code, changed, words in (
+        (284, struct.pack("<HHI4s", 284, 1, 1, b"\1"), "how its channels lie"),
+        (257, struct.pack("<HHII", 257, 3, 1, 96), "3 of 6 parts of its picture are missing"),
+    ):
+        at = min(at for kind in (3, 4) if (at := whole.find(struct.pack("<HHI", code, kind, 1))) >= 0)
+        path = written(tmp_path / "b.tif", whole[:at] + changed + whole[at + 12 :])
+        with pytest.raises(PhotoError, match=words):
+            open_photo(path)
+    assert open_photo(path, allow_damaged=True).notes[0].startswith("it is damaged: 3 of 6 parts")
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
+def test_a_fax_is_read_to_its_end(tmp_path, compression):
+    page = makers.scene(3, 400, 300).convert("1")
+    page.save(tmp_path / "a.tif", compression=compression, tiffinfo={274: 3})
+    np.testing.assert_array_equal(open_photo(tmp_path / "a.tif").pixels[..., 0] > 0, np.asarray(page)[::-1, ::-1])
+
+
+def test_a_fax_with_a_code_that_is_none_goes_on_behind_it_as_in_libtiff(tmp_path):
+    """tifffile's decoder left all white below it and said nothing."""
+    makers.scene(3, 400, 300).convert("1").save(tmp_path / "a.tif", compression="group3")
+    whole = (tmp_path / "a.tif").read_bytes()
+    at = len(whole) // 3
+    path = written(tmp_path / "b.tif", whole[:at] + b"\0\0" + whole[at + 2 :])
+    with Image.open(path) as picture:
+        expected = np.asarray(picture.convert("L"))
+    assert (expected[200:] == 0).any()
+    np.testing.assert_array_equal(open_photo(path).pixels[..., 0], expected)

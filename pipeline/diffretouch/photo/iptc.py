@@ -13,6 +13,8 @@ _PLACES = frozenset((26, 27, 90, 91, 92, 95, 100, 101))
 
 TWINS = {
     5: ("dc:title", "Alt"),
+    10: ("photoshop:Urgency", ""),
+    15: ("photoshop:Category", ""),
     20: ("photoshop:SupplementalCategories", "Bag"),
     25: ("dc:subject", "Bag"),
     40: ("photoshop:Instructions", ""),

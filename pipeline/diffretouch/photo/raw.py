@@ -8,7 +8,6 @@ than sRGB, and with sRGB's tone curve, so that greys are right even where a view
 from __future__ import annotations
 
 import io
-import struct
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,7 +15,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from .colour import DISPLAY_P3
 from .core import Decoded, Refused, check_size, one_line, optional_module, without_exif_mark
-from .tags import CHILDREN, EXIF_TAG, ORIENTATION_TAG, SHORT, XMP_TAG, Tag, TagReader, exif_block, number, numbers
+from .raw_exif import FEW_KEPT, exif_by_libraw, exif_of_parts, is_made_up, photo_exif
+from .tags import XMP_TAG, Tag, TagReader, number, numbers
 
 RAW_SIGNATURES = (
     (b"CR", 8),  # Canon CR2, a TIFF otherwise
@@ -35,7 +35,6 @@ RAW_SIGNATURES = (
 _DNG_VERSION_TAG, _PHOTOMETRIC_TAG, _SUB_DIRECTORIES_TAG = 50706, 262, 330
 _MOSAIC, _LINEAR_RAW = 32803, 34892  # DNG 1.6, "PhotometricInterpretation"
 _DATA_TAGS = ((273, 279), (324, 325))  # where strips and tiles lie, and how long they are
-_MAKER_NOTE_TAG = 0x927C
 _COMPRESSION_TAG, _JPEG_XL = 259, 52546  # DNG 1.7
 _PANASONIC_DATA_TAG, _PANASONIC_KIND_TAG, _PANASONIC_HUFFMAN = 280, 45, 8
 _MOST_DIRECTORIES = 64
@@ -61,18 +60,23 @@ def _directories(reader: TagReader) -> list[dict[int, Tag]]:
 
 
 def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
-    """A RAW file's picture as Display P3, 16 bits, upright, with EXIF and XMP where the file is built like a TIFF.
+    """A RAW file's picture as Display P3, 16 bits, upright, with EXIF, and XMP where the file is built like a TIFF.
 
     Makers' notes are left out: they hold positions in the RAW file and outgrow what a JPEG can hold.
     """
     rawpy = optional_module("rawpy", "camera RAW")
     exif, xmp = _tiff_metadata(file)
+    exif = exif or exif_of_parts(file)
+    notes: tuple[str, ...] = ()
     try:
         # By its name: of a file object, rawpy frees the bytes that LibRaw goes on reading.
         with rawpy.imread(file.name) as raw:
             check_size(raw.sizes.iwidth, raw.sizes.iheight, max_pixels)
             damage = _panasonic_damage(file, raw)
             exif = exif or _preview_exif(rawpy, raw)
+            if exif is None or is_made_up(exif):
+                exif = exif_by_libraw(file, raw, exif)
+                notes = (FEW_KEPT,) if exif else ()
             samples = raw.postprocess(
                 use_camera_wb=True,
                 no_auto_bright=True,
@@ -87,9 +91,9 @@ def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
     except rawpy.LibRawError as error:
         raise Refused(f"it is damaged or cut short ({_words(error)})") from None
     if samples.ndim == 2 or samples.shape[2] == 1:
-        return Decoded(samples.reshape(samples.shape[:2]), "GRAY", exif=exif, xmp=xmp, turned=True, damage=damage)
+        return Decoded(samples.reshape(samples.shape[:2]), "GRAY", None, None, exif, xmp, None, True, damage, notes)
     pixels = np.ascontiguousarray(samples[..., :3])
-    return Decoded(pixels, "RGB ", None, DISPLAY_P3, exif, xmp, turned=True, damage=damage)
+    return Decoded(pixels, "RGB ", None, DISPLAY_P3, exif, xmp, None, True, damage, notes)
 
 
 def _words(error: Exception) -> str:
@@ -135,7 +139,7 @@ def _tiff_metadata(file: BinaryIO) -> tuple[bytes | None, bytes | None]:
     """
     try:
         reader = TagReader(file)
-        main = reader.directory(reader.first, CHILDREN).tags
+        main = reader.directory(reader.first, {}).tags
         directories = _directories(reader)
     except ValueError:
         return None, None
@@ -143,12 +147,7 @@ def _tiff_metadata(file: BinaryIO) -> tuple[bytes | None, bytes | None]:
         _check_data(tags, reader)
         if number(tags.get(_COMPRESSION_TAG), reader.order) == _JPEG_XL:
             raise Refused("its picture is stored as JPEG XL inside of DNG, which cannot be decoded yet")
-    if EXIF_TAG in main:
-        exif = {code: tag for code, tag in (main[EXIF_TAG].children or {}).items() if code != _MAKER_NOTE_TAG}
-        main[EXIF_TAG] = main[EXIF_TAG]._replace(children=exif)
-    # there for certain, so that what is made of this photo does not look unturned
-    main[ORIENTATION_TAG] = Tag(SHORT, 1, struct.pack(f"{reader.order}H", 1))
-    return exif_block(main, reader.order), main[XMP_TAG].data if XMP_TAG in main else None
+    return photo_exif(reader), main[XMP_TAG].data if XMP_TAG in main else None
 
 
 def _check_data(tags: dict[int, Tag], reader: TagReader) -> None:

@@ -12,7 +12,7 @@ from .core import MAX_METADATA, sane_dpi
 XMP_TAG, ICC_TAG = 700, 34675
 _WIDTH_TAG, _HEIGHT_TAG, ORIENTATION_TAG = 256, 257, 274
 X_RESOLUTION_TAG, Y_RESOLUTION_TAG, RESOLUTION_UNIT_TAG = 282, 283, 296
-EXIF_TAG, _GPS_TAG, _INTEROPERABILITY_TAG = 34665, 34853, 40965
+EXIF_TAG, GPS_TAG, _INTEROPERABILITY_TAG = 34665, 34853, 40965
 _EXIF_WIDTH_TAG, _EXIF_HEIGHT_TAG = 40962, 40963
 _THUMBNAIL_TAG, _THUMBNAIL_LENGTH_TAG = 513, 514
 _INTEROPERABILITY_INDEX_TAG = 1
@@ -22,7 +22,7 @@ _INTEROPERABILITY_INDEX_TAG = 1
 # Windows, and EXIF and GPS.
 PHOTO_TAGS = frozenset(
     (269, 270, 271, 272, 285, ORIENTATION_TAG, 305, 306, 315, 316, 18246, 18249, 33432, 50735, *range(40091, 40096))
-) | {EXIF_TAG, _GPS_TAG}
+) | {EXIF_TAG, GPS_TAG}
 
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 BYTE, SHORT, LONG, RATIONAL, UNDEFINED = 1, 3, 4, 5, 7
@@ -33,7 +33,7 @@ _MOST_TAGS = 4096  # of a directory; real ones are below 200
 _MOST_IN_TAGS = 4 * MAX_METADATA
 
 _Children = dict[int, Any]
-CHILDREN: _Children = {EXIF_TAG: {_INTEROPERABILITY_TAG: {}}, _GPS_TAG: {}}
+CHILDREN: _Children = {EXIF_TAG: {_INTEROPERABILITY_TAG: {}}, GPS_TAG: {}}
 
 
 class Tag(NamedTuple):
@@ -267,14 +267,14 @@ def exif_without_gps(block: bytes | None) -> bytes | None:
         return None
     reader = TagReader(io.BytesIO(block))
     main = reader.directory(reader.first, CHILDREN)
-    if _GPS_TAG not in main.entries:
+    if GPS_TAG not in main.entries:
         return block
-    if _GPS_TAG not in main.tags:
+    if GPS_TAG not in main.tags:
         return tiff_start(reader.order, 8) + directory_bytes(main.tags, reader.order, 8)
     changed = bytearray(block)
-    for tag in (main.tags[_GPS_TAG].children or {}).values():
+    for tag in (main.tags[GPS_TAG].children or {}).values():
         changed[tag.at : tag.at + len(tag.data)] = bytes(len(tag.data))
-    entry = main.entries[_GPS_TAG]
+    entry = main.entries[GPS_TAG]
     changed[entry : main.next_at] = changed[entry + 12 : main.next_at + 4] + bytes(8)
     struct.pack_into(f"{reader.order}H", changed, reader.first, len(main.entries) - 1)
     return bytes(changed)

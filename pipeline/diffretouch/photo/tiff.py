@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 from typing import Any, BinaryIO, Literal
 
+import imagecodecs
 import numpy as np
 
 from .companions import CREDENTIALS_LOST
@@ -35,7 +37,7 @@ from .tags import (
 
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOUR_CHANNELS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3, _PALETTE: 1, _SEPARATED: 4, _YCBCR: 3}
-_JPEG_COMPRESSION = 7
+_JPEG_COMPRESSION, _FAX = 7, (2, 3, 4)
 _MOST_PAGES = 256
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1
 _IPTC_TAG, _PHOTOSHOP_TAG, _CREDENTIALS_TAG = 33723, 34377, 0xCD41
@@ -54,7 +56,10 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
         if page.is_tiled:  # a tile is decoded whole, however little of it is in the picture
             check_size(page.tilewidth, page.tilelength, max_pixels)
         _check_tiff_kind(page)
-        stored = page.asarray(squeeze=False)  # (planes, depth, H, W, channels), channels are planes or channels
+        # (planes, depth, H, W, channels), channels are planes or channels
+        stored = _fax(file, page) if page.compression in _FAX else page.asarray(squeeze=False)
+        parts = len(page.dataoffsets)
+        missing = math.prod(page.chunked) - parts
         colormap = page.colormap
         tags = structure.directory(page.offset, CHILDREN).tags
     separate = stored.shape[0] > 1
@@ -70,8 +75,16 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
         xmp=tags[XMP_TAG].data if XMP_TAG in tags else None,
         dpi=resolution(tags, structure.order),
         iptc=_tiff_iptc(tags),
+        damage=f"{missing} of {missing + parts} parts of its picture are missing" if missing > 0 else None,
         notes=(*notes, *_left_out(tags, bool(page.extrasamples) and alpha is None)),
     )
+
+
+def _fax(file: BinaryIO, page: Any) -> np.ndarray:
+    """The page's samples as libtiff decodes them: tifffile's way gives up at codes that this reads over."""
+    file.seek(0)
+    stored = imagecodecs.tiff_decode(file.read(), index=page.index)
+    return stored.astype(np.uint8).reshape(page.shaped)
 
 
 def _left_out(tags: dict[int, Tag], selection: bool) -> tuple[str, ...]:
@@ -119,6 +132,8 @@ def _check_tiff_kind(page: Any) -> None:
         raise Refused(f"its samples are {_sample_kind(page)}, and only whole numbers of 1 to 16 bits can be opened")
     if photometric == _PALETTE and bits > 8:
         raise Refused(f"it has a palette of {bits} bits, and only 8 can be opened")
+    if not isinstance(page.planarconfig, int):  # a tag of another type, which tifffile takes for planes
+        raise Refused("it is damaged: it does not say in a known way how its channels lie")
     if page.imagedepth != 1:
         raise Refused(f"it is a volume of {page.imagedepth} slices")
     if extra > (photometric != _PALETTE) or page.samplesperpixel != _COLOUR_CHANNELS[photometric] + extra:
