@@ -40,7 +40,7 @@ ENOUGH = 0.85
 NOT_SWAPPED = 70
 TESTS = {
     "model": ["pipeline_diffretouch", "modeling_affine_grid", "lora_diffretouch", "modeling_latent_codec"]
-    + ["photo_statistics_diffretouch", "class_labels", "bundled", "fast_apply"],
+    + ["adapter_look_diffretouch", "photo_statistics_diffretouch", "class_labels", "bundled", "fast_apply"],
     "photo": [
         "photo",
         "photo_internals",

@@ -20,7 +20,6 @@ import hashlib
 import io
 import json
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,14 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from fetch_photos import PHOTOS_TSV, FetchError, download_npm, read_records, write_atomically
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from diffretouch.data import teacher as teachers
-from diffretouch.data.build import open_light
+from diffretouch.data.build import open_light, start_worker
 from diffretouch.data.light import quantise
 from diffretouch.data.synthetic import finished
 from diffretouch.data.teacher import Package, Teacher, TeacherError, check_package
@@ -173,8 +171,7 @@ def label_all(jobs: list[Job], folder: Path, package: Package, processes: int) -
 
 def _start_worker(folder: Path, package: Package) -> None:
     global _teacher
-    torch.set_num_threads(1)  # the processes share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops them, and says so once
+    start_worker()
     _teacher = Teacher.from_package(folder, package)
 
 

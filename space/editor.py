@@ -29,7 +29,7 @@ from visitors import Visitors
 from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, match_look, open_photo, save_photo
 from diffretouch.attributes import attribute_scores, attribute_view
 from diffretouch.batch.delivery import first_line
-from diffretouch.batch.settings import Settings as BatchSettings
+from diffretouch.batch.settings import BY_A_LOOK, done_by
 from diffretouch.look.lut import grid_to_lut
 from diffretouch.look.match import Match
 from diffretouch.photo import Photo, PhotoError, saved_suffix, was_retouched
@@ -326,10 +326,8 @@ class Editor:
         target = self.new_folder() / f"{path.stem}-retouched{saved_suffix(path)}"
         try:
             retouched = photo.retouch(applied, strength)
-            settings = BatchSettings(
-                **ask.get("sliders", {}), strength=strength, look="" if look is None else "a look"
-            )
-            notes = save_photo(retouched, target, remove_gps=remove_gps, done=settings.done)
+            done = done_by(ask["sliders"] if look is None else BY_A_LOOK, strength)
+            notes = save_photo(retouched, target, remove_gps=remove_gps, done=done)
         except (MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise Refused(first_line(error).replace(str(target), target.name)) from error
         return Finished(target, tuple(dict.fromkeys((*photo.notes, *notes))))

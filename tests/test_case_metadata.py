@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import xml.etree.ElementTree as ET
 import zlib
 from pathlib import Path
 
@@ -116,7 +117,8 @@ def test_16_regions_turn_with_the_pixels(tmp_path, orientation):
     packet = makers.xmp(
         '<mwg-rs:Regions rdf:parseType="Resource"><mwg-rs:AppliedToDimensions stDim:w="90" stDim:h="60"/>'
         f'<mwg-rs:RegionList><rdf:Bag><rdf:li rdf:parseType="Resource"><mwg-rs:Area rdf:parseType="Resource">{area}'
-        "</mwg-rs:Area></rdf:li></rdf:Bag></mwg-rs:RegionList></mwg-rs:Regions>",
+        "</mwg-rs:Area></rdf:li></rdf:Bag></mwg-rs:RegionList></mwg-rs:Regions>"
+        f"<MPReg:Rectangle>{13 / 90}, 0.2, {10 / 90}, 0.2</MPReg:Rectangle>",
         f'tiff:Orientation="{orientation}"',
     )
     stored = np.zeros((60, 90, 3), np.uint8)
@@ -131,6 +133,18 @@ def test_16_regions_turn_with_the_pixels(tmp_path, orientation):
     assert abs((rows.mean() + 0.5) / height - y) < 0.01 and abs((columns.mean() + 0.5) / width - x) < 0.01
     assert (wide, high) == ((0.1, 0.2) if orientation < 5 else (0.2, 0.1))
     assert (found.value("stDim:w"), found.value("stDim:h")) == (str(width), str(height))
+    left, top, across, down = (float(part) for part in found.value("MPReg:Rectangle").split(","))
+    assert abs(left - columns.min() / width) < 0.01 and abs(top - rows.min() / height) < 0.01
+    assert abs(across - np.ptp(columns) / width) < 0.02 and abs(down - np.ptp(rows) / height) < 0.02
+
+
+def test_properties_go_with_their_prefix_and_leave_others_theirs():
+    """Programs look for prefixes instead of properties; without those that are used it is no XML any more."""
+    packet = Packet(makers.xmp(f"<dc:title>{makers.alt('Boats')}</dc:title>", 'photoshop:City="Exampleville"'))
+    packet.drop_names("photoshop:City")
+    assert b"photoshop" not in bytes(packet)
+    title = ET.fromstring(bytes(packet)).find(".//{http://purl.org/dc/elements/1.1/}title")
+    assert title is not None and "".join(title.itertext()) == "Boats"
 
 
 def test_24_exif_too_long_for_jpeg_keeps_all_but_the_makers_note(tmp_path):

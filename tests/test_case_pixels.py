@@ -105,7 +105,7 @@ def test_17_hif_is_a_name_to_write_and_keeps_its_depth(tmp_path):
 def test_18_avif_keeps_its_depth_and_subsampling(tmp_path, bits, subsampling):
     stored = makers.deep(makers.scene(18, 64, 48)) >> (16 - bits)
     path = written(
-        tmp_path / "a.avif", imagecodecs.avif_encode(stored, 90, bitspersample=bits, pixelformat=subsampling)
+        tmp_path / "a.avif", imagecodecs.avif_encode(stored, 90, bitspersample=bits, pixelformat=f"yuv{subsampling}")
     )
     photo = open_photo(path)
     assert save_photo(photo, tmp_path / "b.avif") == ()
@@ -133,7 +133,7 @@ def test_18_avif_of_10_bits_holds_them_exactly_at_quality_100_and_all_metadata(t
 
 
 def test_avif_shows_its_clean_aperture_only(tmp_path):
-    encoded = imagecodecs.avif_encode(np.asarray(makers.scene(18, 64, 48)), 100, pixelformat="444", matrix=0)
+    encoded = imagecodecs.avif_encode(np.asarray(makers.scene(18, 64, 48)), 100, pixelformat="yuv444", matrix=0)
     aperture = struct.pack(">IIIIiIiI", 40, 1, 20, 1, -8, 1, 3, 1)  # 40 x 20, its middle left of and below the whole's
     turned = makers.with_avif_property(makers.with_avif_property(encoded, b"clap", aperture), b"irot", b"\1")
     pixels = open_photo(written(tmp_path / "a.avif", turned)).pixels

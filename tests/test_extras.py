@@ -115,6 +115,16 @@ def test_a_jpeg_that_is_called_heic_needs_no_extra(tmp_path, monkeypatch):
         check_extras(parsed(["retouch", str(tmp_path / "other.heic"), "-o", "out.jpg"]))
 
 
+def test_every_command_names_its_own_photos(monkeypatch):
+    """Not whichever has an option of a photo command's name, such as the seed of `init`."""
+    from diffretouch.commands.doors import check_extras
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    check_extras(parsed(["init", "stable-diffusion", "-o", "folder.heic"]))
+    with pytest.raises(MissingExtra, match="HEIC needs pillow_heif"):
+        check_extras(parsed(["look", "before.heic", "after.jpg", "-o", "a.safetensors"]))
+
+
 def test_several_that_are_missing_are_named_together(monkeypatch):
     for name in ("one", "two", "three"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -308,6 +308,24 @@ def test_card_takes_the_base_model_from_the_training_configuration(folder, tmp_p
         assert (data.get("base_model"), data.license) == (base, licence)
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (None, ""),
+        ("me/base", ", going on from [me/base](https://huggingface.co/me/base)"),
+        ("bundled", ", going on from the model that comes with the `diffretouch` package"),
+        (BUNDLED_MODEL, ", going on from the model that comes with the `diffretouch` package"),
+        ("start", ", going on from an earlier model"),
+        ("/home/somebody/start", ", going on from an earlier model"),
+    ],
+)
+def test_card_says_what_a_run_went_on_from_but_not_a_folders_name(folder, tmp_path, model, said):
+    save_config(dataclasses.replace(TrainingConfig(), pretrained_model=model), tmp_path / "config.yaml")
+    text = write_model_card(folder, config=tmp_path / "config.yaml").read_text()
+    assert f"6000 steps of 16 pairs{said}, learning rate" in text
+    assert ("pretrained_model" in text) == (model in (None, "me/base"))
+
+
 def test_card_of_an_adapter_states_what_it_is_of(adapter, records, server):
     write_model_card(
         adapter, config=records["config.yaml"], log=records["log.jsonl"], pictures={"A": records["big.png"]}

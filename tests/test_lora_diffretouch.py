@@ -608,6 +608,16 @@ def test_the_base_is_described_without_the_adapters_that_are_on_it(pipe, tiny_pi
     assert pipe.lora_base_metadata() != plain
 
 
+def test_the_base_is_told_by_one_weight_of_every_matrix_that_is_not_tuned_whole(pipe):
+    matrices = [
+        tensor
+        for name, tensor in sorted(pipe.unet.state_dict().items())
+        if tensor.ndim > 1 and not name.startswith(("conv_in", "conv_out"))
+    ]
+    told = pipe.lora_base_metadata()["weights"]
+    assert told == pytest.approx([float(tensor.flatten()[tensor.numel() // 2]) for tensor in matrices], rel=1e-4)
+
+
 def test_the_base_is_named_without_paths(tiny_pipeline, tmp_path):
     tiny_pipeline().save_pretrained(tmp_path / "my-base")
     assert DiffRetouchPipeline.from_pretrained(tmp_path / "my-base").lora_base_metadata()["model"] == "my-base"
@@ -934,6 +944,7 @@ def test_adapters_work_where_weights_are_offloaded(pipe, tiny_pipeline, first, s
         each.load_lora_weights(first, "a")
         each.load_lora_weights(second, "b")
         each.set_adapters(["a", "b"], [0.5, 0.6])
+    assert hasattr(pipe.unet, "_hf_hook") == (kind == "model"), "offloading is on again"
     np.testing.assert_allclose(retouch(pipe), retouch(plain), atol=1e-5)
     pipe.fuse_lora()
     np.testing.assert_allclose(retouch(pipe), retouch(plain), atol=1e-5)

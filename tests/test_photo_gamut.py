@@ -108,6 +108,14 @@ def test_a_photo_of_srgb_colours_looks_alike_retouched_in_either_space(profile, 
     assert np.abs(got - expected)[inside].max() < 0.004
 
 
+@pytest.mark.parametrize("profile", WIDE.values(), ids=WIDE)
+def test_what_is_darker_than_black_is_black(profile):
+    identity = AffineGrid.identity()
+    contrast = AffineGrid(identity.coefficients * 1.1, identity.guide)
+    black = np.zeros((4, 12, 3), np.uint16)
+    assert Photo(black, icc_profile=profile).retouch(contrast).pixels.max() == 0
+
+
 def test_the_transforms_reach_beyond_srgb_and_do_not_clip_there():
     """Against the method's own functions on unbounded values: pure Display P3 colours, of which sRGB has none."""
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)

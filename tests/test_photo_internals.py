@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from pathlib import Path
 
 import makers
@@ -18,6 +19,7 @@ from diffretouch.photo.claims import opened_xmp
 from diffretouch.photo.colour import _REC_2020, ADOBE_RGB, DISPLAY_P3, profile_of_code_points, profile_tags
 from diffretouch.photo.companions import left_of_heic
 from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral, optional_module
+from diffretouch.photo.readers import kind_of
 from diffretouch.photo.space import _is_sound, _xyz, is_srgb
 from diffretouch.photo.xmp import Packet
 
@@ -273,3 +275,37 @@ def test_the_primaries_of_our_profiles_make_the_white_of_profiles(profile: bytes
     tags = profile_tags(profile)
     white = np.sum([_xyz(tags[channel + b"XYZ"]) for channel in (b"r", b"g", b"b")], 0)
     np.testing.assert_allclose(white, (0.9642, 1, 0.8249), atol=3e-4)
+
+
+def test_the_main_brand_and_the_compatible_ones_tell_the_kind_and_nothing_after_them():
+    for length, brands in ((16, b"avif\0\0\0\0"), (24, b"mif2\0\0\0\0miafavif"), (20, b"mif2\0\0\0\0avifheic")):
+        assert kind_of(io.BytesIO(bytes([0, 0, 0, length]) + b"ftyp" + brands)) == "AVIF"
+    with pytest.raises(Refused, match="a video file"):
+        kind_of(io.BytesIO(b"\0\0\0\x10ftypmp42\0\0\0\0avif"))
+
+
+def test_a_webp_of_the_simple_kind_has_14_bits_of_size_and_two_of_scale() -> None:
+    frame = b"\0\0\0\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 0x4000 | 300, 0x8000 | 200)
+    start = b"RIFF\0\0\0\0WEBPVP8 " + bytes(4) + frame[3:]
+    assert webp._webp_size(start + bytes(2)) == (300, 200)
+
+
+def test_long_profiles_and_packets_of_a_jpeg_are_cut_into_segments_that_say_so() -> None:
+    profile = bytes(range(256)) * 600
+    parts = jpeg._profile_parts(profile)
+    assert [part[12:14] for part in parts] == [bytes([number, 3]) for number in (1, 2, 3)]
+    assert b"".join(part[14:] for part in parts) == profile and max(map(len, parts)) <= 65_533
+    packet = Packet(makers.xmp(f"<dc:title>{makers.alt('a' * 200_000)}</dc:title>"))
+    written, at, segments = jpeg._xmp_segments(bytes(packet), []), 0, []
+    while at < len(written):
+        marker, length = struct.unpack_from(">HH", written, at)
+        segments.append((marker, written[at + 4 : at + 2 + length]))
+        at += 2 + length
+    assert [hex(marker) for marker, _ in segments] == ["0xffe1"] * 5
+    start = len(jpeg._XMP_MARK)
+    main, extension = segments[0][1][start:], [part for _, part in segments[1:]]
+    title = Packet(jpeg._with_extension(main, extension)).value("dc:title")
+    assert (len(title), set(title)) == (200_000, {"a"})
+    foreign = [part.replace(part[35:67], b"0" * 32, 1) for part in extension]
+    kept = jpeg._with_extension(main, foreign)
+    assert kept is main, "an extension of another packet is none of this one"

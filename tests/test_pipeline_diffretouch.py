@@ -196,6 +196,10 @@ def test_noise_of_one_picture_is_what_its_generator_draws_and_variants_leave_it_
     assert torch.equal(noise[1], noise[4]) and not torch.equal(noise[1], noise[2])
     pipe.prepare_latents(1, torch.float32, cpu, two)
     assert torch.equal(one.get_state(), two.get_state())
+    used = seeded(5)
+    torch.rand(3, generator=used)
+    each_of_used = pipe.prepare_latents(2, torch.float32, cpu, one_generator_each(used, 2, 1))
+    assert torch.equal(each_of_used[0], each_of_used[1]), "one that has been drawn from is as far for every photo"
     assert are_middle(one_generator_each(None, 2, 2), 4, 2) == [True, False, True, False]
     assert are_middle(each, 6, 3) == [False] * 6
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..model import BUNDLED_MODEL
 
+BY_A_LOOK = "a saved look"
 _HASHED_WHOLE = 1 << 20  # bytes; of larger files the beginning and the end tell one training run from another
 
 
@@ -67,9 +69,8 @@ class Settings:
         """What these settings do to a photo, for its history; None where nothing is written down."""
         if not self.record:
             return None
-        what = "a saved look" if self.look else ", ".join(f"{name} {value:g}" for name, value in self.sliders.items())
-        what = "matched to an example" if self.match else what
-        return f"{what}, strength {self.strength:g}"
+        by = "matched to an example" if self.match else BY_A_LOOK if self.look else self.sliders
+        return done_by(by, self.strength)
 
     def sampling(self, pipe: Any) -> dict[str, Any]:
         """What these settings say about the steps, as arguments of a call of `pipe`."""
@@ -84,6 +85,12 @@ class Settings:
         values["fingerprints"] = fingerprints
         del values["again"]  # it decides which photos are retouched, not how
         return values
+
+
+def done_by(by: Mapping[str, float] | str, strength: float) -> str:
+    """What was done to a photo, for its history: by which sliders, or by what in their place."""
+    what = by if isinstance(by, str) else ", ".join(f"{name} {value:g}" for name, value in by.items())
+    return f"{what}, strength {strength:g}"
 
 
 def _fingerprint(path: Path) -> str | None:

@@ -9,6 +9,14 @@ from pathlib import Path
 
 from ..extras import BUILDING, MEASURING, MODULES, require
 
+# Arguments that name photos, by command.
+_PHOTOS = {
+    "retouch": ("photos", "output"),
+    "match": ("match", "photos", "output"),
+    "sweep": ("photo", "output"),
+    "variants": ("photo", "output"),
+    "look": ("pairs",),
+}
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 _HEIC_STARTS = ((b"ftyp", 4),)
 _JXL_STARTS = ((b"JXL ", 4), (b"\xff\x0a", 0))
@@ -34,10 +42,8 @@ def _option(name: str) -> Callable[[argparse.Namespace], bool]:
 
 def _files(options: argparse.Namespace) -> list[str]:
     """What is named as a photo to read or to write."""
-    photos = getattr(options, "photos", ())  # of `dataset synthetic`, one folder
-    named = [*(photos if isinstance(photos, list) else [photos])]
-    named += [getattr(options, "photo", None), getattr(options, "output", None), getattr(options, "match", None)]
-    return [str(name) for name in named if isinstance(name, (str, Path))] if hasattr(options, "seed") else []
+    values = [getattr(options, name) for name in _PHOTOS.get(options.command, ())]
+    return [str(one) for value in values for one in (value if isinstance(value, list) else [value])]
 
 
 def _has(suffixes: tuple[str, ...], starts: tuple[tuple[bytes, int], ...]) -> Callable[[argparse.Namespace], bool]:

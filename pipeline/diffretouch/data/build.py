@@ -410,11 +410,12 @@ def _workers(jobs: int, processes: int | None) -> Iterator[Callable[..., Iterato
     if processes == 1:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(processes, _start_worker) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, start_worker) as pool:
         yield pool.imap
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """What a process of a pool starts with."""
     torch.set_num_threads(1)  # the processes share the cores already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops them, and says so once
 

@@ -28,6 +28,7 @@ from .folders import UNNAMED, hub_id, is_adapter, read_evaluation, read_index, r
 
 PICTURE_WIDTH = 1280  # pixels; enough for a card, small enough to travel with the model
 _BUNDLED = Path(BUNDLED_MODEL).name
+_PACKAGED = "the model that comes with the `diffretouch` package"
 _PAPER = "https://arxiv.org/abs/2407.03757"
 _TAGS = ("diffretouch", "photo-retouching", "image-enhancement", "bilateral-grid")
 
@@ -203,7 +204,7 @@ def _adapter(folder: Path) -> _Subject:
     adapter, recorded = parse_adapter(tensors, metadata["lora"], "The adapter"), metadata["base"] or {}
     whole = sorted({part.strip(".") for part in WHOLE_PARTS if any(name.startswith(part) for name in tensors)})
     base_name = recorded.get("model", "a DiffRetouch model")
-    named = "the model that comes with the `diffretouch` package" if base_name == _BUNDLED else base_name
+    named = _PACKAGED if base_name == _BUNDLED else base_name
     facts = {
         "Base": named,
         "LoRA": f"rank {adapter.rank}, alpha {adapter.alpha:g}, on {len(adapter.targets)} layers of the UNet",
@@ -425,9 +426,10 @@ def _training(training: Mapping[str, Any], curve: str | None, tracker: str | Non
         lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in _portable(training).items())
         most = "At most " if training.get("patience") else ""
         parts += [
-            f"{most}{training['max_train_steps']} steps of {training['train_batch_size']} pairs, learning rate "
-            f"{training['learning_rate']:g}, loss = noise + {training['beta']:g} x pixel + "
-            f"{training['contrastive_weight']:g} x contrastive ({training['contrastive']}). The whole configuration:",
+            f"{most}{training['max_train_steps']} steps of {training['train_batch_size']} pairs"
+            f"{_going_on(training.get('pretrained_model'))}, learning rate {training['learning_rate']:g}, "
+            f"loss = noise + {training['beta']:g} x pixel + {training['contrastive_weight']:g} x contrastive "
+            f"({training['contrastive']}). The whole configuration:",
             f"<details><summary>config.yaml</summary>\n\n```yaml\n{lines}\n```\n\n</details>",
         ]
     if curve:
@@ -437,12 +439,24 @@ def _training(training: Mapping[str, Any], curve: str | None, tracker: str | Non
     return "\n\n".join(parts)
 
 
+def _going_on(model: str | None) -> str:
+    """From which model a run went on; what a folder was called on its machine tells nobody anything."""
+    if not model:
+        return ""
+    if hub_id(model):
+        return f", going on from {_link(model)}"
+    return f", going on from {_PACKAGED if Path(model).name == _BUNDLED else 'an earlier model'}"
+
+
 def _portable(training: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without the folders of the machine it ran on."""
-    return {
+    left = {
         name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
         for name, value in training.items()
     }
+    if left.get("pretrained_model") and not hub_id(left["pretrained_model"]):
+        del left["pretrained_model"]  # `_going_on` says what can be said
+    return left
 
 
 def _limits(reach: str, evaluation: Mapping[str, Any] | None, limits: Sequence[str]) -> str:

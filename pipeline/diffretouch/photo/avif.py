@@ -98,12 +98,13 @@ def write_avif(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
     colour, profile = stored_samples(photo)
     samples = with_alpha(colour, photo.alpha)
     bits = 8 if samples.dtype == np.uint8 else max(_SAVED_BITS, own.bits)
+    chosen = "400" if samples.ndim == 2 else subsampling or ("444" if quality >= 90 else "420")
     encoded = imagecodecs.avif_encode(
         rounded_to(samples, bits) if bits > 8 else samples,
         quality,
         speed=_SPEED,
         bitspersample=bits,
-        pixelformat="400" if samples.ndim == 2 else subsampling or ("444" if quality >= 90 else "420"),
+        pixelformat=f"yuv{chosen}",  # as every imagecodecs calls it; the newest knows no bare numbers
         matrix=0 if quality == 100 and samples.ndim == 3 else None,  # the colours as they are, for exactness
         numthreads=os.cpu_count(),
     )
