@@ -9,8 +9,11 @@
 
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic output_dir=runs/first
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic pretrained_model=runs/first/final \\
-    learning_rate=8e-4
-python train_lora/make_bundle.py runs/bundled --mean_with runs/first/final --noise_offset 0.6 --fast_timesteps 999
+    output_dir=runs/second learning_rate=6e-4
+python train_lora/make_bundle.py runs/second --mean_with runs/first/final --gain 1.1 --start runs/mean
+python train_lora/train_full.py --recipe bundled dataset=data-synthetic pretrained_model=runs/mean \\
+    learning_rate=1.5e-4 max_train_steps=250
+python train_lora/make_bundle.py runs/bundled --noise_offset NOISE --fast_timesteps 999
 python train_lora/calibrate_sliders.py pipeline/diffretouch/bundled data-synthetic --num_photos 28 \\
     -o runs/bundled-calibrated
 python train_lora/make_bundle.py runs/bundled --pipeline runs/bundled-calibrated
@@ -21,7 +24,7 @@ python train_lora/make_bundle.py runs/bundled evaluation/quality.json --pipeline
 Bundled three times, because what is calibrated, measured and shown is the bundle. It samples with first-order
 DPM-Solver++, which is DDIM that takes any timesteps: all of a seed's noise is in the initial latents, so that
 `noise_offset` reaches the picture. The mean of a model's weights before and after it was trained on is nearer to
-unseen photos than either (Wortsman et al. 2022, "Model soups").
+unseen photos than either (Wortsman et al. 2022, "Model soups"), and retouches less than both, which a gain makes good.
 """
 
 from __future__ import annotations
@@ -57,6 +60,14 @@ def average(pipe: DiffRetouchPipeline, other: DiffRetouchPipeline) -> None:
 
 
 @torch.no_grad()
+def strengthen(head: AffineGridHead, gain: float) -> None:
+    """Let what a head without bias makes of features count `gain` times: exactly a retouch at that strength."""
+    if head.config.bias:
+        raise ValueError("`--gain` is for heads without bias, whose grid is the identity and what features add to it.")
+    head.out.weight.mul_(gain)
+
+
+@torch.no_grad()
 def with_bias(head: AffineGridHead) -> AffineGridHead:
     """The same head with a bias at the identity: a style that is trained on it may have an opinion of its own."""
     full = AffineGridHead.from_config({**head.config, "bias": True})  # its last bias starts there
@@ -71,6 +82,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="output folder of train_full.py")
     parser.add_argument("evaluation", type=Path, nargs="?", help="quality.json of `diffretouch evaluate`")
     parser.add_argument("--mean_with", type=Path, help="a model of the same form: the bundle is the mean of both")
+    parser.add_argument("--gain", type=float, default=1.0, help="of the retouch, chosen on validation")
+    parser.add_argument("--start", type=Path, help="write the mean there to train it on, and leave the bundle alone")
     parser.add_argument("--pipeline", type=Path, help="calibrate_sliders.py's output (default: run/final)")
     parser.add_argument("--limits", type=Path, default=DOCS / "bundled-limits.txt", help="one observed limit per line")
     parser.add_argument(
@@ -86,6 +99,11 @@ def main() -> None:
     pipe = DiffRetouchPipeline.from_pretrained(options.pipeline or options.run / "final")
     if options.mean_with is not None:
         average(pipe, DiffRetouchPipeline.from_pretrained(options.mean_with))
+    if options.gain != 1:
+        strengthen(pipe.grid_head, options.gain)
+    if options.start is not None:
+        pipe.save_pretrained(options.start)
+        return
     chosen = {
         "min_timestep": options.min_timestep,
         "default_num_inference_steps": options.steps,
