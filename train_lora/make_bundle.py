@@ -10,16 +10,14 @@
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic output_dir=runs/first
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic pretrained_model=runs/first/final \\
     output_dir=runs/second learning_rate=6e-4
-python train_lora/make_bundle.py runs/second --mean_with runs/first/final --gain 1.1 --start runs/mean
-python train_lora/train_full.py --recipe bundled dataset=data-synthetic pretrained_model=runs/mean \\
-    learning_rate=1.5e-4 max_train_steps=250
-python train_lora/make_bundle.py runs/bundled --noise_offset NOISE --fast_timesteps 999
+python train_lora/make_bundle.py runs/second --mean_with runs/first/final --gain 1.05 --noise_offset 1.0 \\
+    --fast_timesteps 999
 python train_lora/calibrate_sliders.py pipeline/diffretouch/bundled data-synthetic --num_photos 28 \\
     -o runs/bundled-calibrated
-python train_lora/make_bundle.py runs/bundled --pipeline runs/bundled-calibrated
+python train_lora/make_bundle.py runs/second --pipeline runs/bundled-calibrated
 diffretouch evaluate data-synthetic -o evaluation
 python docs/make_pictures.py examples/photo.jpg --name rhino
-python train_lora/make_bundle.py runs/bundled evaluation/quality.json --pipeline runs/bundled-calibrated
+python train_lora/make_bundle.py runs/second evaluation/quality.json --pipeline runs/bundled-calibrated
 
 Bundled three times, because what is calibrated, measured and shown is the bundle. It samples with first-order
 DPM-Solver++, which is DDIM that takes any timesteps: all of a seed's noise is in the initial latents, so that
@@ -83,7 +81,6 @@ def main() -> None:
     parser.add_argument("evaluation", type=Path, nargs="?", help="quality.json of `diffretouch evaluate`")
     parser.add_argument("--mean_with", type=Path, help="a model of the same form: the bundle is the mean of both")
     parser.add_argument("--gain", type=float, default=1.0, help="of the retouch, chosen on validation")
-    parser.add_argument("--start", type=Path, help="write the mean there to train it on, and leave the bundle alone")
     parser.add_argument("--pipeline", type=Path, help="calibrate_sliders.py's output (default: run/final)")
     parser.add_argument("--limits", type=Path, default=DOCS / "bundled-limits.txt", help="one observed limit per line")
     parser.add_argument(
@@ -101,9 +98,6 @@ def main() -> None:
         average(pipe, DiffRetouchPipeline.from_pretrained(options.mean_with))
     if options.gain != 1:
         strengthen(pipe.grid_head, options.gain)
-    if options.start is not None:
-        pipe.save_pretrained(options.start)
-        return
     chosen = {
         "min_timestep": options.min_timestep,
         "default_num_inference_steps": options.steps,
