@@ -22,6 +22,7 @@ from diffretouch.commands import cli
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "space/README.md", "train_lora/README.md", "dataset_card/README.md")
+READMES += ("CONTRIBUTING.md", "docs/index_page.md", "pipeline/diffretouch/bundled/README.md")
 PROGRAMS = r"(diffretouch|python3?|make|tensorboard|uv|torchrun|accelerate|pip|hf|curl|export|\.|\S+/\S+\.py)\s"
 
 HUB = "writes to the Hub; tests/test_hub.py pushes to a stand-in of it"
@@ -53,6 +54,14 @@ READ = {
     "make space": "serves until it is stopped; tests/test_space.py serves the same page",
     "make train-demo": CHECKS,
     "make bench": CHECKS,
+    "make lint": CHECKS,
+    "make bounds": CHECKS,
+    "make foreign DIFFUSERS=path/to/its/checkout": CHECKS,
+    "make mutation": CHECKS,
+    "make fuzz": CHECKS,
+    "make bundle-code": "tests/test_bundled.py compares the copies",
+    "benchmarks/corpus.py FOLDER --metadata": "needs a folder of other people's photos",
+    "diffretouch retouch IMG_1234.jpg -o better.jpg --brightness 0.3 --temperature -0.5": "is run above, with more",
     "diffretouch retouch shoot -o signed --sign cert.pem key.pem": "needs a certificate; tests/test_credentials.py",
     "make docs": "tests/test_docs.py builds the site",
     "diffretouch space": "serves until it is stopped; tests/test_space.py serves the same page",
@@ -84,6 +93,7 @@ NOT_OURS = {
     ". .venv/bin/activate": SETUP,
     "pip wheel --no-deps . -w dist": SETUP,
     "pip install 'diffretouch[mcp]'": SETUP,
+    "pip install torch --index-url https://download.pytorch.org/whl/cpu": SETUP,
     "hf auth login": HUB,
     "tensorboard --logdir runs/my-style": OTHERS,
     "torchrun --nproc_per_node 8 train_lora/train_full.py ...": OTHERS,
@@ -94,7 +104,7 @@ NOT_OURS = {
 }
 
 # Not commands to type: named, without their arguments.
-NAMED = {"diffretouch dataset synthetic", "diffretouch look"}
+NAMED = {"diffretouch dataset synthetic", "diffretouch evaluate", "diffretouch look"}
 
 # The curl lines of space/README.md need the page: tests/test_space.py runs them.
 ELSEWHERE = re.compile(r"(URL|FILE|DATA|ASK|EVENT)=|curl ")
