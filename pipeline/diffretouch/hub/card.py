@@ -25,6 +25,7 @@ from ..model.lora_diffretouch import DiffRetouchLoraLoaderMixin
 from ..tables import format_table
 from .curve import training_curve
 from .folders import UNNAMED, hub_id, is_adapter, read_evaluation, read_index, read_log, read_tracking, read_training
+from .limits import limits_section
 
 PICTURE_WIDTH = 1280  # pixels; enough for a card, small enough to travel with the model
 _BUNDLED = Path(BUNDLED_MODEL).name
@@ -151,7 +152,7 @@ def model_card(
         "## Model\n\n| | |\n|---|---|\n" + "\n".join(f"| {fact} | {value} |" for fact, value in subject.facts.items()),
         *([_quality(evaluation)] if evaluation else []),
         *([_training(training or {}, curve, tracker)] if training or curve or tracker else []),
-        _limits(subject.reach, evaluation, limits),
+        limits_section(subject.reach, evaluation, limits),
         _licence_text(licence, subject, base),
     ]
     return ModelCard("\n\n".join(parts) + "\n")
@@ -457,39 +458,6 @@ def _portable(training: Mapping[str, Any]) -> dict[str, Any]:
     if left.get("pretrained_model") and not hub_id(left["pretrained_model"]):
         del left["pretrained_model"]  # `_going_on` says what can be said
     return left
-
-
-def _limits(reach: str, evaluation: Mapping[str, Any] | None, limits: Sequence[str]) -> str:
-    lines = [
-        f"{reach}: it removes no blemishes, adds no detail and cannot treat something small unlike its surroundings "
-        "of equal brightness.",
-        "Blown highlights and crushed shadows stay lost.",
-        "The sliders were trained on [-1, 1]; up to 1.5 they extrapolate.",
-        *(_measured_limits(evaluation) if evaluation else ["Its quality was not measured, or not recorded here."]),
-        *limits,
-    ]
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _measured_limits(evaluation: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for slider, control in evaluation["control"].items():
-        if control["right_way"] < 0.9 or control["spearman"] < 0.9:
-            lines.append(
-                f"`{slider}` is unreliable: from -1 to +1 it moved the right way in {control['right_way']:.0%} of the "
-                f"photos (rank correlation {control['spearman']:.2f})."
-            )
-    for slider, row in evaluation["crosstalk"].items():
-        for other, change in row.items():
-            if other != slider and change is not None and abs(change) > max(0.25, 0.5 * abs(row[slider] or 0)):
-                lines.append(f"`{slider}` also moves {other}: {change:+.2f} standard deviations from -1 to +1.")
-    if evaluation["diversity"]["delta_e"] < 1.5:
-        lines.append(f"Seeds differ little (mean pairwise Delta E 2000 {evaluation['diversity']['delta_e']:.2f}).")
-    baselines = {name: q["delta_e"] for name, q in evaluation["quality"].items() if name not in ("c = 0", "oracle c")}
-    best = min(baselines, key=lambda name: baselines[name])
-    if baselines[best] < evaluation["quality"]["c = 0"]["delta_e"]:
-        lines.append(f"With all sliders at 0, {best} comes closer to the experts on average.")
-    return lines
 
 
 def _licence_text(licence: Mapping[str, str], subject: _Subject, base: str | None) -> str:

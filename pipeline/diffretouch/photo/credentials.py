@@ -41,6 +41,12 @@ class Signer:
         ValueError: one of them cannot be read or is no such file, they do not belong together, or the certificate has
             expired or is not for signing; one line.
         MissingExtra: c2pa-python is not installed.
+
+    Example:
+        >>> from diffretouch import Signer
+        >>> Signer("photo.jpg", "photo.jpg")
+        Traceback (most recent call last):
+        ValueError: photo.jpg is no private key in PEM form
     """
 
     def __init__(self, certificate: str | os.PathLike[str], key: str | os.PathLike[str]):
