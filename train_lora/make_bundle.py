@@ -10,7 +10,7 @@
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic output_dir=runs/first
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic pretrained_model=runs/first/final \\
     output_dir=runs/second learning_rate=6e-4
-python train_lora/make_bundle.py runs/second --mean_with runs/first/final --gain 1.05 --noise_offset 1.0 \\
+python train_lora/make_bundle.py runs/second --mean_with runs/first/final --gain 1.05 --noise_offset 1.2 \\
     --fast_timesteps 999
 python train_lora/calibrate_sliders.py pipeline/diffretouch/bundled data-synthetic --num_photos 28 \\
     -o runs/bundled-calibrated
