@@ -113,9 +113,8 @@ class DiffRetouchPipeline(SelfContainedFolderMixin, DiffusionPipeline, DiffRetou
     grid_head: Any
     vae: Any
 
-    if (
-        TYPE_CHECKING
-    ):  # that of diffusers has no types, so what it gives would be anything, and `mypy --strict` complains
+    # That of diffusers has no types, so what it gives would be anything, and `mypy --strict` complains.
+    if TYPE_CHECKING:
 
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self: ...
