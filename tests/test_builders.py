@@ -422,6 +422,27 @@ def test_a_missing_photo_is_named_before_anything_is_written(tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+def test_only_training_photos_are_darker_where_that_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "table.tsv").write_text(TABLE)
+    photos, shown = write_photos(tmp_path / "photos"), {}
+    for factor in (1.0, 3.0):
+        out = tmp_path / f"out-{factor}"
+        settings = {"table": tmp_path / "table.tsv", "num_inputs": 8, "long_side": 48, "processes": 1}
+        build_synthetic(photos, out, underexposure=factor, **settings)
+        shown[factor] = {split: [decode(row["input"]) for row in read_split(out, split)] for split in SPLITS}
+        assert json.loads((out / "build.json").read_text())["underexposure"] == factor
+    mean = {factor: np.mean([np.mean(picture) for picture in of["train"]]) for factor, of in shown.items()}
+    assert mean[3.0] < mean[1.0] - 3
+    for split in ("validation", "test"):
+        assert all(map(np.array_equal, shown[1.0][split], shown[3.0][split]))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_an_underexposure_that_is_none_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="`underexposure` has to be"):
+        build_synthetic(tmp_path, tmp_path / "out", underexposure=value)
+
+
 @pytest.mark.parametrize("name", ["num_inputs", "num_scenes", "long_side"])
 def test_build_refuses_numbers_below_one(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"`{name}` has to be at least 1, got 0"):

@@ -65,6 +65,17 @@ def test_a_flat_rendition_is_dark_most_of_the_time() -> None:
     assert np.mean(darker) > 0.75
 
 
+def test_underexposure_makes_flat_renditions_darker_and_nothing_else_random() -> None:
+    light = LIGHTS[0]
+    shown = {
+        factor: [flat_rendition(light, np.random.default_rng(seed), factor) for seed in range(8)]
+        for factor in (0, 1, 1.5)
+    }
+    assert np.mean(shown[0]) > np.mean(shown[1]) > np.mean(shown[1.5])
+    usual = flat_rendition(light, np.random.default_rng(3))
+    assert np.array_equal(usual, flat_rendition(light, np.random.default_rng(3), 1.0))
+
+
 def test_a_failing_of_a_third_is_nearer_to_the_photo() -> None:
     shown = quantise(finished(LIGHTS[1]))
     whole, third = (

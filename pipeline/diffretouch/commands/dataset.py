@@ -54,6 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_option(synthetic, "num-inputs", type=int, default=6, metavar="N", help="inputs per scene (default: 6)")
     _add_option(synthetic, "num-scenes", type=int, default=1, metavar="N", help="scenes per photo (default: 1)")
     _add_option(synthetic, "num-pages", type=int, default=0, metavar="N", help="drawn pages of text (default: 0)")
+    _add_option(
+        synthetic,
+        "underexposure",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="factor of how dark, in stops, flat renditions to train on are (default: 1)",
+    )
     _add_conditions(synthetic)
     _add_common(synthetic, long_side=320, test=0.1, validation=0.1)
 

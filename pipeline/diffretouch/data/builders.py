@@ -11,6 +11,7 @@ Each names its photos, checks the arguments and leaves the work to `build`.
 from __future__ import annotations
 
 import json
+import math
 import re
 import zlib
 from collections import defaultdict
@@ -39,7 +40,7 @@ from .dataset import CONDITIONS, photo_id_of, read_photo_table
 from .light import to_linear
 from .matching import PHOTO_SUFFIXES, match_names
 from .scenes import scene_of, synthetic_rows
-from .synthetic import camera_photo, draw_page
+from .synthetic import camera_photo, draw_page, photo_to_retouch
 
 # PPR10K's own code: groups below 1356 are for training (8,875 photos), the other 325 groups for testing (2,286).
 # https://github.com/csjliang/PPR10K, utils/split_train_val.py
@@ -52,12 +53,15 @@ _FIVEK_INPUTS = re.compile(r"inputs?|sources?|raw|raw_photos|dng|originals?", re
 # ---- synthetic experts ---------------------------------------------------------------------------------------------
 
 
-def _synthetic_work(job: Job, num_inputs: int, num_scenes: int, long_side: int, seed: int, rule: str) -> Rows:
+def _synthetic_work(
+    job: Job, num_inputs: int, num_scenes: int, long_side: int, seed: int, rule: str, underexposure: float
+) -> Rows:
     light = open_light(job.inputs[0], long_side) if job.inputs else _page_light(job.photo_id, long_side, seed)
     scene = scene_of(light, job.label)
     if job.split != "train":  # measured on what is to be retouched; finished photos are measured as they are
         return Rows(synthetic_rows(scene, job.photo_id, 1, seed, rule, drawn=camera_photo))
-    return Rows(synthetic_rows(scene, job.photo_id, num_inputs, seed, rule, num_scenes))
+    drawn = partial(photo_to_retouch, underexposure=underexposure)
+    return Rows(synthetic_rows(scene, job.photo_id, num_inputs, seed, rule, num_scenes, drawn))
 
 
 def _page_light(name: str, long_side: int, seed: int) -> np.ndarray:
@@ -75,6 +79,7 @@ def build_synthetic(
     num_inputs: int = 6,
     num_scenes: int = 1,
     num_pages: int = 0,
+    underexposure: float = 1.0,
     long_side: int = 320,
     seed: int = 0,
     conditions: str = "quantile",
@@ -98,6 +103,7 @@ def build_synthetic(
         num_inputs: degraded versions of each scene to train on.
         num_scenes: of each training photo: itself, then others made from it (`vary`).
         num_pages: drawn pages of text (`draw_page`) to train on beside the photos.
+        underexposure: factor of how dark, in stops, the flat renditions are that are trained on (`flat_rendition`).
         long_side: pixels of the stored pictures' long side.
         seed: of the degradations and of the split.
         conditions: rule that makes c from the scores, one of `CONDITIONS`.
@@ -111,7 +117,18 @@ def build_synthetic(
         PhotoError: if a photo cannot be read ("stop").
         ValueError: on a bad table or argument, or where there is nothing to train on.
     """
-    _check(long_side, conditions, validation, test, bad_photos, Path(out), num_inputs, num_scenes, num_pages)
+    _check(
+        long_side,
+        conditions,
+        validation,
+        test,
+        bad_photos,
+        Path(out),
+        num_inputs,
+        num_scenes,
+        num_pages,
+        underexposure,
+    )
     folder = Path(photos)
     if table is None:
         files = list_photos("photos", folder)
@@ -134,6 +151,7 @@ def build_synthetic(
         long_side=long_side,
         seed=seed,
         rule=conditions,
+        underexposure=underexposure,
     )
     record = {
         "kind": "synthetic",
@@ -141,6 +159,7 @@ def build_synthetic(
         "num_inputs": num_inputs,
         "num_scenes": num_scenes,
         "num_pages": num_pages,
+        "underexposure": underexposure,
         "long_side": long_side,
         "seed": seed,
         "conditions": conditions,
@@ -422,6 +441,7 @@ def _check(
     num_inputs: int = 1,
     num_scenes: int = 1,
     num_pages: int = 0,
+    underexposure: float = 1.0,
 ) -> None:
     for name, value, least in (
         ("num_inputs", num_inputs, 1),
@@ -431,6 +451,8 @@ def _check(
     ):
         if value < least:
             raise ValueError(f"`{name}` has to be at least {least}, got {value}.")
+    if not 0 <= underexposure < math.inf:
+        raise ValueError(f"`underexposure` has to be at least 0 and finite, got {underexposure}.")
     if conditions not in CONDITIONS:
         raise ValueError(f"`conditions` has to be one of {tuple(CONDITIONS)}, got {conditions!r}.")
     if not (0 <= validation < 1 and 0 <= test < 1 and validation + test < 1):

@@ -178,6 +178,9 @@ def _introduction(kind: str, build: Mapping[str, Any]) -> str:
     if build.get("num_scenes", 1) > 1:
         inputs = f"{build['num_scenes']} scenes of {inputs} each"
         scenes = "The first scene is the photo; the others are parts of it in other colours, some black-and-white. "
+    dark = build.get("underexposure", 1)
+    if dark != 1:
+        scenes += f"Flat renditions to train on are {dark:g} times as far underexposed, in stops, as usual. "
     pages = f"{build['num_pages']} drawn pages of made-up text are trained on too. " if build.get("num_pages") else ""
     return (
         "Pairs of a photo as it may come to be retouched and what five *synthetic* experts make of it: styles applied "

@@ -69,7 +69,9 @@ def vary(scene: Scene, rng: np.random.Generator) -> Scene:
 # ---- what comes in --------------------------------------------------------------------------------------------------
 
 
-def photo_to_retouch(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def photo_to_retouch(
+    scene: Scene, rng: np.random.Generator, underexposure: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """What may come to be retouched of a scene: the picture (H, W, 3) uint8, and the natural retouch of it, in [0, 1].
 
     Most are a camera's flat rendition or fail in some way. What is fine already has to be recognised: one in eight
@@ -85,23 +87,25 @@ def photo_to_retouch(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray
         return quantise(natural), natural
     if kind < 0.32 + 0.38 * page:
         return degrade(scene.light, rng, 0.3), natural
-    return camera_photo(scene, rng)
+    return camera_photo(scene, rng, underexposure)
 
 
-def camera_photo(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def camera_photo(scene: Scene, rng: np.random.Generator, underexposure: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """A camera's flat rendition of a scene, or one that fails: as `photo_to_retouch`, finished ones left out."""
-    return (flat_rendition if rng.uniform() < 0.5 else degrade)(scene.light, rng), scene.natural
+    flat = rng.uniform() < 0.5
+    return flat_rendition(scene.light, rng, underexposure) if flat else degrade(scene.light, rng), scene.natural
 
 
 # ---- camera failings ------------------------------------------------------------------------------------------------
 
 
-def flat_rendition(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def flat_rendition(light: np.ndarray, rng: np.random.Generator, underexposure: float = 1.0) -> np.ndarray:
     """What a raw converter shows before anyone has touched a slider: dark, flat, dull, its white balance nearly right.
 
     Such are the inputs of MIT-Adobe FiveK. Linear light (H, W, 3) -> uint8.
     """
-    stops = np.clip(rng.normal(-1.0, 0.8), -2.8, 0.5) + np.clip(rng.normal(0, 0.15, 2), -0.4, 0.4) @ _CAST_AXES
+    exposure = underexposure * np.clip(rng.normal(-1.0, 0.8), -2.8, 0.5)
+    stops = exposure + np.clip(rng.normal(0, 0.15, 2), -0.4, 0.4) @ _CAST_AXES
     exposed = light * 2.0**stops
     exposed /= max(1, np.percentile(exposed.max(-1), 90))
     lab = lab_of(_sense(exposed.astype(np.float32), rng))
