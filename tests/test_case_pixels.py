@@ -13,10 +13,14 @@ import pytest
 import tifffile
 from PIL import Image
 
+from diffretouch import AffineGrid
+from diffretouch.commands.cli import main
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo, saving
 from diffretouch.photo.xmp import Packet
 
 pytest.importorskip("pillow_heif")
+
+KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF", "heic": "HEIC", "avif": "AVIF", "jxl": "JXL"}
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -175,6 +179,22 @@ def test_27_jpeg_keeps_its_quality_and_subsampling_unless_told(tmp_path, quality
     told = [Image.open(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
     assert told[0].quantization == told[1].quantization != told[2].quantization
     assert told[0].layer == told[1].layer
+
+
+@pytest.mark.parametrize("name", ["jpg", "png", "webp", "tif", "heic", "avif", "jxl"])
+def test_27_format_and_quality_hold_for_every_encoder(tmp_path, name):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    written(folder / "a.jpg", makers.jpeg(makers.scene(27, 96, 64), 95))
+    AffineGrid.identity().save(tmp_path / "look.safetensors")
+    sizes = []
+    for quality in (30, 90):
+        line = ["retouch", folder, "-o", tmp_path / str(quality), "--look", tmp_path / "look.safetensors"]
+        assert main([*map(str, line), "--format", name, "--quality", str(quality)]) == 0
+        (path,) = (tmp_path / str(quality)).glob("a-retouched.*")
+        assert path.suffix == f".{name}" and open_photo(path).format == KINDS[name]
+        sizes.append(path.stat().st_size)
+    assert (sizes[0] < sizes[1]) == (name not in ("png", "tif")), "these two are exact whatever the quality"
 
 
 def test_32_lossless_webp_stays_lossless(tmp_path):
