@@ -150,6 +150,39 @@ def test_19_heic_longer_than_8192_is_written(tmp_path):
     assert open_photo(tmp_path / "a.heic").pixels.shape == pixels.shape
 
 
+@pytest.mark.parametrize("kind", ["colour", "deep", "grey"])
+def test_19_heic_too_large_for_one_piece_becomes_a_grid_with_all_metadata(tmp_path, monkeypatch, kind):
+    import pillow_heif
+
+    from diffretouch.photo import heic
+    from diffretouch.photo.colour import DISPLAY_P3
+
+    monkeypatch.setattr(heic, "_LARGEST", 299 * 301)
+    pixels = np.asarray(makers.scene(19, 603, 301).convert("L" if kind == "grey" else "RGB"))
+    if kind == "grey":
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        photo = open_photo(tmp_path / "a.png")
+    else:
+        told = {"icc_profile": DISPLAY_P3, "exif": makers.exif(gps=True), "xmp": makers.xmp("", 'xmp:Rating="4"')}
+        photo = Photo(makers.deep(Image.fromarray(pixels)) if kind == "deep" else pixels, **told)
+    for quality in (80, 100):
+        assert save_photo(photo, tmp_path / "a.heic", quality=quality, overwrite=True) == ()
+        assert pillow_heif.open_heif(tmp_path / "a.heic").info["tiling"]["num_columns"] == 2
+        again = open_photo(tmp_path / "a.heic")
+        away = np.abs(again.pixels.astype(int) - photo.pixels)
+        assert away.mean() < (600 if kind == "deep" else 3) and (quality < 100 or away.max() <= 32)
+        assert (again.icc_profile, again.exif is None, again.xmp is None) == (photo.icc_profile, *[kind == "grey"] * 2)
+    pixels = photo.pixels
+    with pytest.raises(PhotoError, match="HEIC with transparency allows"):
+        save_photo(Photo(pixels, np.ascontiguousarray(pixels[..., 0])), tmp_path / "b.heic")
+
+
+def test_19_a_panorama_of_20000_is_heic_of_tiles(tmp_path):
+    pixels = np.asarray(makers.scene(19, 20_000, 40))
+    save_photo(Photo(pixels), tmp_path / "a.heic", quality=60)
+    assert open_photo(tmp_path / "a.heic").pixels.shape == pixels.shape
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_22_an_unspecified_channel_is_no_transparency(tmp_path, dtype):
     pixels = (np.asarray(makers.scene(22)).astype(dtype)) * (1 if dtype == np.uint8 else 257)

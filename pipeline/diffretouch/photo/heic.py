@@ -25,7 +25,8 @@ from .core import (
 )
 from .photo import Photo, check_sides, own_encoding, stored_samples
 
-_LONGEST_SIDE = 16_384  # what HEVC's highest level allows
+_LONGEST_SIDE, _LARGEST = 16_384, 142_606_336  # in one piece: what HEVC's level 7.2 allows
+_LONGEST_IN_TILES, _TILE, _SMALLEST_TILE = 65_535, 4096, 256  # of a grid, which has at most 256 to a side
 _AS_LARGE_AS = (80, 65)  # qualities tried one after the other until a file is about as large as it was
 _MUCH_LARGER = 1.6  # the fast encoder needs half as much again for the same quality
 _SAVED_BITS = 10  # more than that plays on few devices
@@ -71,13 +72,25 @@ def _profile_of_numbers(told: dict[str, Any] | None) -> bytes | None:
     return profile_of_code_points(told["color_primaries"], told["transfer_characteristics"])
 
 
+def _tile(photo: Photo) -> int:
+    """The side of the tiles that a picture too large for one piece is stored in, as phones do; 0: one piece."""
+    height, width = photo.pixels.shape[:2]
+    if max(width, height) <= _LONGEST_SIDE and width * height <= _LARGEST:
+        return 0
+    if photo.alpha is not None:  # which stands beside a tile, where few programs look for it
+        allowed = f"at most {_LONGEST_SIDE} on a side and {_LARGEST:,} of them"
+        raise Refused(f"it has {width} x {height} pixels, and HEIC with transparency allows {allowed}")
+    check_sides(photo, _LONGEST_IN_TILES, "HEIC")
+    return min(_TILE, max(_SMALLEST_TILE, -(-min(width, height) // 64) * 64))
+
+
 def write_heic(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
     """Write `photo` in 8 bits, or in 10 if it has more; at quality 100 these are kept exactly.
 
     Without a quality, a photo that was HEIC keeps its subsampling and about its size.
     """
     heif = optional_module("pillow_heif", "HEIC")
-    check_sides(photo, _LONGEST_SIDE, "HEIC")
+    tile = _tile(photo)
     colour, profile = stored_samples(photo)
     samples = with_alpha(colour, photo.alpha)
     mode = "L" if samples.ndim == 2 else "RGB" if photo.alpha is None else "RGBA"
@@ -94,7 +107,8 @@ def write_heic(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
         now = {"quality": tried, "chroma": int(chroma), "enc_params": {"preset": "ultrafast"}}
         if tried == 100:
             now |= {"quality": -1, "chroma": 444} | ({} if mode.startswith("L") else {"matrix_coefficients": 0})
-        picture = heif.from_bytes(mode, (width, height), np.ascontiguousarray(samples).data)
+        now |= {"tile_size": tile}
+        picture = heif.from_bytes(mode, (width, height), np.ascontiguousarray(samples).reshape(-1).view(np.uint8).data)
         encoded = io.BytesIO()
         try:
             picture.save(encoded, **options, **now)
