@@ -15,8 +15,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from diffretouch.photo import Photo, open_photo, save_photo
+from diffretouch.photo import CREDENTIALS_LOST, Photo, open_photo, save_photo
 from diffretouch.photo.iptc import texts
+from diffretouch.photo.raw import read_raw
 from diffretouch.photo.tags import CHILDREN, EXIF_TAG, Tag, TagReader, directory_bytes
 from diffretouch.photo.xmp import Packet, text_of
 
@@ -200,6 +201,29 @@ def test_26_a_manifest_inside_is_left_out_and_that_is_said(tmp_path):
     part = makers.segment(0xEB, b"JP\0\1\0\0\0\1" + struct.pack(">I4s", 40, b"jumb") + bytes(32))
     photo = open_photo(written(tmp_path / "a.jpg", makers.jpeg(makers.scene(26), others=[part])))
     assert "C2PA" in photo.notes[0]
+
+
+def test_26_credentials_and_iptc_of_a_raw_are_not_lost_without_a_word(tmp_path):
+    records = makers.iptc(FIELDS)
+    extra = {0xCD41: (7, bytes(40)), 33723: (7, records)}
+    photo = open_photo(written(tmp_path / "a.dng", makers.dng(makers.scene(26, 96, 64), extra=extra)))
+    assert photo.notes == (CREDENTIALS_LOST,)
+    save_photo(photo, tmp_path / "b.tif")
+    assert texts(open_photo(tmp_path / "b.tif").iptc)[5] == ["Häfen"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_26_credentials_of_a_cr3_are_found_in_its_boxes(tmp_path, monkeypatch, kept):
+    """LibRaw opens no made-up CR3, so a DNG's picture stands in for its picture."""
+    import rawpy
+
+    path, opened = written(tmp_path / "a.dng", makers.dng(makers.scene(26, 96, 64))), rawpy.imread
+    monkeypatch.setattr(rawpy, "imread", lambda _: opened(str(path)))
+    manifest = bytes.fromhex("d8fec3d61b0e483c92975828877ec481") + bytes(20)
+    boxes = [(b"ftyp", b"crx \0\0\0\1crx isom"), (b"uuid", manifest if kept else bytes(36)), (b"moov", bytes(8))]
+    content = b"".join(struct.pack(">I4s", len(content) + 8, kind) + content for kind, content in boxes)
+    with open(written(tmp_path / "a.cr3", content), "rb") as file:
+        assert (CREDENTIALS_LOST in read_raw(file, 10**6).notes) == kept
 
 
 def test_31_png_texts_are_kept_and_said_to_be_lost_elsewhere(tmp_path):
