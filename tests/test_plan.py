@@ -88,7 +88,10 @@ def test_a_bad_template_is_refused(tmp_path: Path, template: str, message: str) 
 
 def test_a_format_is_that_of_every_file_of_a_folder(tmp_path: Path) -> None:
     touch(tmp_path, "x.JPEG", "y.nef")
-    for template, made in ((None, ["x-retouched.webp", "y-retouched.webp"]), ("{number}{suffix}", ["1.webp", "2.webp"])):
+    for template, made in (
+        (None, ["x-retouched.webp", "y-retouched.webp"]),
+        ("{number}{suffix}", ["1.webp", "2.webp"]),
+    ):
         jobs = plan([tmp_path], Naming(tmp_path / "out", template, variants=1, format="webp"))
         assert [job.retouched.name for job in jobs] == made
         assert {target.suffix for job in jobs for target in job.targets} == {".webp"}

@@ -57,7 +57,9 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
 def add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
     parser.add_argument(
-        "--format", metavar="EXT", help="of files in the folder OUT: jpg, png, webp, tif, heic, avif, jxl (default: IN's)"
+        "--format",
+        metavar="EXT",
+        help="of files in the folder OUT: jpg, png, webp, tif, heic, avif, jxl (default: IN's)",
     )
     parser.add_argument("--remove-gps", action="store_true", help="leave the place out of what is written")
     parser.add_argument(

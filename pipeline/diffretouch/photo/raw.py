@@ -63,7 +63,7 @@ def _directories(reader: TagReader) -> list[dict[int, Tag]]:
 
 
 def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
-    """A RAW file's picture as Display P3, 16 bits, upright, with EXIF, and XMP and IPTC where the file is built like a TIFF.
+    """A RAW file's picture as Display P3, 16 bits, upright, with EXIF; XMP and IPTC where it is built like a TIFF.
 
     Makers' notes are left out: they hold positions in the RAW file and outgrow what a JPEG can hold.
     """
