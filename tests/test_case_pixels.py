@@ -230,6 +230,29 @@ def test_27_format_and_quality_hold_for_every_encoder(tmp_path, name):
     assert (sizes[0] < sizes[1]) == (name not in ("png", "tif")), "these two are exact whatever the quality"
 
 
+@pytest.mark.parametrize("quality", [50, 70, 97])
+@pytest.mark.parametrize("suffix", [".webp", ".heic", ".avif", ".jxl"])
+def test_27_without_a_quality_a_file_comes_out_about_as_large_as_it_was(tmp_path, suffix, quality):
+    save_photo(Photo(np.asarray(makers.scene(27, 400, 300))), tmp_path / f"a{suffix}", quality=quality)
+    photo = open_photo(tmp_path / f"a{suffix}")
+    save_photo(photo, tmp_path / f"b{suffix}")
+    before, after = ((tmp_path / f"{name}{suffix}").stat().st_size for name in "ab")
+    assert after < (2 if quality > 50 else 3) * before, "below 65 it would be a loss that nobody asked for"
+    assert quality < 97 or after > 0.6 * before, "what was fine stays fine"
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("suffix", [".heic", ".avif"])
+def test_32_exact_heic_and_avif_stay_exact(tmp_path, suffix, deep):
+    picture = makers.scene(32, 64, 48)
+    save_photo(Photo(makers.deep(picture) if deep else np.asarray(picture)), tmp_path / f"a{suffix}", quality=100)
+    photo = open_photo(tmp_path / f"a{suffix}")
+    save_photo(photo, tmp_path / f"b{suffix}")
+    np.testing.assert_array_equal(open_photo(tmp_path / f"b{suffix}").pixels, photo.pixels)
+    save_photo(photo, tmp_path / f"c{suffix}", quality=95)
+    assert not open_photo(tmp_path / f"c{suffix}").encoding.lossless
+
+
 def test_32_lossless_webp_stays_lossless(tmp_path):
     pixels = np.asarray(makers.scene(32, 40, 30))
     data = io.BytesIO()

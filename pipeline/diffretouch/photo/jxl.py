@@ -18,7 +18,6 @@ from .boxes import boxes, with_boxes
 from .colour import DISPLAY_P3, profile_of_code_points
 from .companions import CREDENTIALS_LOST, GAIN_MAP_LOST
 from .core import (
-    DEFAULT_QUALITY,
     MAX_METADATA,
     Decoded,
     Encoding,
@@ -34,7 +33,7 @@ from .core import (
     without_exif_mark,
 )
 from .jxl_header import MOST_BYTES, Header, read_header
-from .photo import Photo, own_encoding, stored_samples
+from .photo import Photo, encoded_as_before, own_encoding, stored_samples
 
 _CODESTREAM = b"\xff\x0a"
 _PICTURE_KINDS = (b"jxlc", b"jxlp")  # whole, or in parts that start with their number
@@ -78,7 +77,11 @@ def read_jxl(file: BinaryIO, max_pixels: int) -> Decoded:
         xmp=metadata.get(b"xml "),
         turned=True,
         notes=tuple(_left(changed, kinds, metadata)),
-        encoding=Encoding(bits=header.bits, lossless=not header.converted and b"jbrd" not in kinds),
+        encoding=Encoding(
+            bits=header.bits,
+            lossless=not header.converted and b"jbrd" not in kinds,
+            bytes_per_pixel=len(data) / (header.width * header.height),
+        ),
     )
 
 
@@ -172,17 +175,23 @@ def _left(changed: bool, kinds: set[bytes], metadata: dict[bytes, bytes]) -> Ite
 
 
 def write_jxl(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
-    """Write all of `photo` but the resolution; exactly at quality 100, and where its own file was exact."""
+    """Write all of `photo` but the resolution, at quality 100 exactly.
+
+    Without a quality, a photo that was JPEG XL stays exact, or about as large as it was.
+    """
     oiio = optional_module("OpenImageIO", "JPEG XL", "jxl")
-    exact = quality is None and own_encoding(photo, "JXL").lossless
-    quality = 100 if exact else quality or DEFAULT_QUALITY
-    samples, profile = _samples(photo, quality < 100)
-    notes = []
-    encoded = _encoded(oiio, samples, profile, quality)
-    if encoded is None and profile:
-        encoded, notes = _encoded(oiio, samples, None, quality), [_PROFILE_LOST]
-    if encoded is None:
-        raise ValueError("not to be encoded")
+    notes: list[str] = []
+
+    def encode(tried: int) -> bytes:
+        samples, profile = _samples(photo, tried < 100)
+        encoded = _encoded(oiio, samples, profile, tried)
+        if encoded is None and profile:
+            encoded, notes[:] = _encoded(oiio, samples, None, tried), [_PROFILE_LOST]
+        if encoded is None:
+            raise ValueError("not to be encoded")
+        return encoded
+
+    encoded = encoded_as_before(photo, own_encoding(photo, "JXL"), quality, encode)
     further = [(b"Exif", bytes(4) + photo.exif)] if photo.exif else []
     further += [(b"xml ", photo.xmp)] if photo.xmp else []
     file.write(with_boxes(encoded, further))
