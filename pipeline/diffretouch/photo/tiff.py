@@ -20,6 +20,7 @@ from .tags import (
     BYTE,
     CHILDREN,
     ICC_TAG,
+    MAP_TAGS,
     PHOTO_TAGS,
     RATIONAL,
     RESOLUTION_UNIT_TAG,
@@ -40,7 +41,6 @@ _COLOUR_CHANNELS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3, _PALETTE: 1, _S
 _JPEG_COMPRESSION, _FAX = 7, (2, 3, 4)
 _MOST_PAGES = 256
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1
-_MAP_TAGS = frozenset((33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113))
 
 
 def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
@@ -88,7 +88,7 @@ def _fax(file: BinaryIO, page: Any) -> np.ndarray:
 
 def _left_out(tags: dict[int, Tag], selection: bool) -> tuple[str, ...]:
     notes = ["its fourth channel, which is no transparency, is left out"] if selection else []
-    if tags.keys() & _MAP_TAGS:
+    if tags.keys() & MAP_TAGS:
         notes.append("its map coordinates (GeoTIFF, GDAL) are left out")
     if CREDENTIALS_TAG in tags:
         notes.append(CREDENTIALS_LOST)
