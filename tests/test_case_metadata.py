@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 import struct
+import subprocess
 import xml.etree.ElementTree as ET
 import zlib
 from pathlib import Path
@@ -15,11 +17,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from diffretouch.photo import Photo, open_photo, save_photo
+from diffretouch.photo import CREDENTIALS_LOST, Photo, open_photo, save_photo
 from diffretouch.photo.iptc import texts
+from diffretouch.photo.raw import read_raw
 from diffretouch.photo.tags import CHILDREN, EXIF_TAG, Tag, TagReader, directory_bytes
 from diffretouch.photo.xmp import Packet, text_of
 
+DESTINATION = "[IPTC] Destination"  # of a message, which exiftool counts among places, too
 WORDS = ("Exampleville", "Old Pier", "Sample Province", "Nowhereland", "30,15", "20,45", "-30.254")
 FIELDS = [(5, "Häfen"), (25, "harbour"), (25, "hills"), (80, "Name"), (116, "Copyright"), (120, "Boats")]
 
@@ -77,6 +81,51 @@ def test_09_no_word_and_no_number_of_the_place_is_left(tmp_path):
         assert [word for word in WORDS if word.encode() in content] == []
         again = open_photo(tmp_path / f"b{suffix}")
         assert packet_of(again).find("dc:title") and b"Invented Camera" in again.exif
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed")
+def test_09_nothing_of_exiftools_group_of_places_is_left(tmp_path):
+    """Every tag of that group which exiftool can write into a JPEG is written, by itself."""
+    tables = ET.fromstring(subprocess.run(["exiftool", "-listx"], capture_output=True, check=True).stdout)
+    places = {
+        (table.get("g1"), tag.get("name")): "12.5"
+        if tag.get("type") in ("real", "rational64u", "rational64s")
+        else "7"
+        for table in tables
+        for tag in table.iter("tag")
+        if (tag.get("g2") or table.get("g2")) == "Location" and tag.get("writable") == "true"
+        if table.get("g0") in ("XMP", "IPTC", "EXIF")
+    }
+    written(tmp_path / "a.jpg", makers.jpeg(makers.scene(9, 64, 48), exif=makers.exif()))
+    told = [f"-{group}:{name}#={value}" for (group, name), value in places.items()]
+    subprocess.run(["exiftool", "-q", "-q", "-m", "-overwrite_original", *told, "a.jpg"], cwd=tmp_path)
+
+    def found(name: str) -> set[str]:
+        line = ["exiftool", "-a", "-G1", "-s", "-Location:all", name]
+        said = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True).stdout
+        return {" ".join(entry.split()[:2]) for entry in said.splitlines() if "[Composite]" not in entry} - {
+            DESTINATION
+        }
+
+    assert len(found("a.jpg")) > 120 and len({entry.split()[0] for entry in found("a.jpg")}) > 8
+    photo = open_photo(tmp_path / "a.jpg")
+    for suffix in (".jpg", ".tif", ".png", ".webp"):
+        save_photo(photo, tmp_path / f"b{suffix}", remove_gps=True)
+        assert found(f"b{suffix}") == set()
+
+
+@pytest.mark.parametrize("place", ["drone-dji:Latitude", "dwc:locality", "cell:cellid", "mediapro:Location"])
+def test_09_places_in_other_programs_words_go_too(tmp_path, place):
+    space = {
+        "drone-dji": "http://www.dji.com/drone-dji/1.0/",
+        "dwc": "http://rs.tdwg.org/dwc/terms/",
+        "cell": "http://developer.sonyericsson.com/cell/1.0/",
+        "mediapro": "http://ns.iview-multimedia.com/mediapro/1.0/",
+    }[place.partition(":")[0]]
+    packet = makers.xmp("", f'xmp:Rating="4" xmlns:{place.partition(":")[0]}="{space}" {place}="Exampleville"')
+    save_photo(Photo(np.zeros((4, 6, 3), np.uint8), xmp=packet), tmp_path / "a.png", remove_gps=True)
+    content = (tmp_path / "a.png").read_bytes()
+    assert b"Exampleville" not in content and b"Rating" in content
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -202,6 +251,29 @@ def test_26_a_manifest_inside_is_left_out_and_that_is_said(tmp_path):
     assert "C2PA" in photo.notes[0]
 
 
+def test_26_credentials_and_iptc_of_a_raw_are_not_lost_without_a_word(tmp_path):
+    records = makers.iptc(FIELDS)
+    extra = {0xCD41: (7, bytes(40)), 33723: (7, records)}
+    photo = open_photo(written(tmp_path / "a.dng", makers.dng(makers.scene(26, 96, 64), extra=extra)))
+    assert photo.notes == (CREDENTIALS_LOST,)
+    save_photo(photo, tmp_path / "b.tif")
+    assert texts(open_photo(tmp_path / "b.tif").iptc)[5] == ["Häfen"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_26_credentials_of_a_cr3_are_found_in_its_boxes(tmp_path, monkeypatch, kept):
+    """LibRaw opens no made-up CR3, so a DNG's picture stands in for its picture."""
+    import rawpy
+
+    path, opened = written(tmp_path / "a.dng", makers.dng(makers.scene(26, 96, 64))), rawpy.imread
+    monkeypatch.setattr(rawpy, "imread", lambda _: opened(str(path)))
+    manifest = bytes.fromhex("d8fec3d61b0e483c92975828877ec481") + bytes(20)
+    boxes = [(b"ftyp", b"crx \0\0\0\1crx isom"), (b"uuid", manifest if kept else bytes(36)), (b"moov", bytes(8))]
+    content = b"".join(struct.pack(">I4s", len(content) + 8, kind) + content for kind, content in boxes)
+    with open(written(tmp_path / "a.cr3", content), "rb") as file:
+        assert (CREDENTIALS_LOST in read_raw(file, 10**6).notes) == kept
+
+
 def test_31_png_texts_are_kept_and_said_to_be_lost_elsewhere(tmp_path):
     chunks = [(b"tEXt", b"Title\0Harbour"), (b"iTXt", b"Description\0\0\0\0\0" + "Schild: äöü".encode())]
     behind = [(b"zTXt", b"Comment\0\0" + zlib.compress(b"A long remark"))]
@@ -289,16 +361,22 @@ def test_29_a_makers_note_far_back_in_a_tiff_goes_with_a_word_unless_it_can_be_m
         assert ["maker's note" in word for word in photo.notes] == ([] if movable else [True])
 
 
-@pytest.mark.parametrize("maker", ["Panasonic", "Nikon"])
+@pytest.mark.parametrize("maker", ["Panasonic", "Nikon", "Nikon's height", "Samsung", "Samsung by itself"])
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 def test_09_a_makers_note_names_no_place_either(tmp_path, maker, suffix):
     place, kept = b"Exampleville".ljust(72, b"\0"), b"a setting".ljust(72, b"\0")
 
     def block(at: int) -> bytes:
-        if maker == "Nikon":
+        if maker.startswith("Nikon"):
+            tags = {0x39 if maker == "Nikon" else 0xC3: (7, place), 0x3A: (7, kept)}
             return makers.exif(
-                exif_more={37500: (7, b"Nikon\0\2\x10\0\0" + makers.tiff_block([{0x39: (7, place), 0x3A: (7, kept)}]))}
+                exif_more={37500: (7, b"Nikon\0\2\x10\0\0" + makers.tiff_block([dict(sorted(tags.items()))]))}
             )
+        if maker.startswith("Samsung"):
+            start = 2 + 3 * 12 + 4 if maker.endswith("itself") else at  # positions in the note, or in the block
+            told = struct.pack("<HHHI4s", 3, 1, 7, 4, b"0100")
+            told += b"".join(struct.pack("<HHII", code, 7, 72, start + 72 * n) for n, code in enumerate((0x31, 0x32)))
+            return makers.exif("<", exif_more={37500: (7, told + bytes(4) + place + kept)})
         entries = b"".join(struct.pack("<HHII", code, 7, 72, at + 72 * n) for n, code in enumerate((0x6D, 0x70)))
         note = b"Panasonic\0\0\0" + struct.pack("<H", 2) + entries + bytes(4) + place + kept
         return makers.exif("<", exif_more={37500: (7, note)})

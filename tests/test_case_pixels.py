@@ -13,10 +13,14 @@ import pytest
 import tifffile
 from PIL import Image
 
+from diffretouch import AffineGrid
+from diffretouch.commands.cli import main
 from diffretouch.photo import Photo, PhotoError, open_photo, save_photo, saving
 from diffretouch.photo.xmp import Packet
 
 pytest.importorskip("pillow_heif")
+
+KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF", "heic": "HEIC", "avif": "AVIF", "jxl": "JXL"}
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -146,6 +150,39 @@ def test_19_heic_longer_than_8192_is_written(tmp_path):
     assert open_photo(tmp_path / "a.heic").pixels.shape == pixels.shape
 
 
+@pytest.mark.parametrize("kind", ["colour", "deep", "grey"])
+def test_19_heic_too_large_for_one_piece_becomes_a_grid_with_all_metadata(tmp_path, monkeypatch, kind):
+    import pillow_heif
+
+    from diffretouch.photo import heic
+    from diffretouch.photo.colour import DISPLAY_P3
+
+    monkeypatch.setattr(heic, "_LARGEST", 299 * 301)
+    pixels = np.asarray(makers.scene(19, 603, 301).convert("L" if kind == "grey" else "RGB"))
+    if kind == "grey":
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        photo = open_photo(tmp_path / "a.png")
+    else:
+        told = {"icc_profile": DISPLAY_P3, "exif": makers.exif(gps=True), "xmp": makers.xmp("", 'xmp:Rating="4"')}
+        photo = Photo(makers.deep(Image.fromarray(pixels)) if kind == "deep" else pixels, **told)
+    for quality in (80, 100):
+        assert save_photo(photo, tmp_path / "a.heic", quality=quality, overwrite=True) == ()
+        assert pillow_heif.open_heif(tmp_path / "a.heic").info["tiling"]["num_columns"] == 2
+        again = open_photo(tmp_path / "a.heic")
+        away = np.abs(again.pixels.astype(int) - photo.pixels)
+        assert away.mean() < (600 if kind == "deep" else 3) and (quality < 100 or away.max() <= 32)
+        assert (again.icc_profile, again.exif is None, again.xmp is None) == (photo.icc_profile, *[kind == "grey"] * 2)
+    pixels = photo.pixels
+    with pytest.raises(PhotoError, match="HEIC with transparency allows"):
+        save_photo(Photo(pixels, np.ascontiguousarray(pixels[..., 0])), tmp_path / "b.heic")
+
+
+def test_19_a_panorama_of_20000_is_heic_of_tiles(tmp_path):
+    pixels = np.asarray(makers.scene(19, 20_000, 40))
+    save_photo(Photo(pixels), tmp_path / "a.heic", quality=60)
+    assert open_photo(tmp_path / "a.heic").pixels.shape == pixels.shape
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_22_an_unspecified_channel_is_no_transparency(tmp_path, dtype):
     pixels = (np.asarray(makers.scene(22)).astype(dtype)) * (1 if dtype == np.uint8 else 257)
@@ -175,6 +212,45 @@ def test_27_jpeg_keeps_its_quality_and_subsampling_unless_told(tmp_path, quality
     told = [Image.open(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.jpg")]
     assert told[0].quantization == told[1].quantization != told[2].quantization
     assert told[0].layer == told[1].layer
+
+
+@pytest.mark.parametrize("name", ["jpg", "png", "webp", "tif", "heic", "avif", "jxl"])
+def test_27_format_and_quality_hold_for_every_encoder(tmp_path, name):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    written(folder / "a.jpg", makers.jpeg(makers.scene(27, 96, 64), 95))
+    AffineGrid.identity().save(tmp_path / "look.safetensors")
+    sizes = []
+    for quality in (30, 90):
+        line = ["retouch", folder, "-o", tmp_path / str(quality), "--look", tmp_path / "look.safetensors"]
+        assert main([*map(str, line), "--format", name, "--quality", str(quality)]) == 0
+        (path,) = (tmp_path / str(quality)).glob("a-retouched.*")
+        assert path.suffix == f".{name}" and open_photo(path).format == KINDS[name]
+        sizes.append(path.stat().st_size)
+    assert (sizes[0] < sizes[1]) == (name not in ("png", "tif")), "these two are exact whatever the quality"
+
+
+@pytest.mark.parametrize("quality", [50, 70, 97])
+@pytest.mark.parametrize("suffix", [".webp", ".heic", ".avif", ".jxl"])
+def test_27_without_a_quality_a_file_comes_out_about_as_large_as_it_was(tmp_path, suffix, quality):
+    save_photo(Photo(np.asarray(makers.scene(27, 400, 300))), tmp_path / f"a{suffix}", quality=quality)
+    photo = open_photo(tmp_path / f"a{suffix}")
+    save_photo(photo, tmp_path / f"b{suffix}")
+    before, after = ((tmp_path / f"{name}{suffix}").stat().st_size for name in "ab")
+    assert after < (2 if quality > 50 else 3) * before, "below 65 it would be a loss that nobody asked for"
+    assert quality < 97 or after > 0.6 * before, "what was fine stays fine"
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("suffix", [".heic", ".avif"])
+def test_32_exact_heic_and_avif_stay_exact(tmp_path, suffix, deep):
+    picture = makers.scene(32, 64, 48)
+    save_photo(Photo(makers.deep(picture) if deep else np.asarray(picture)), tmp_path / f"a{suffix}", quality=100)
+    photo = open_photo(tmp_path / f"a{suffix}")
+    save_photo(photo, tmp_path / f"b{suffix}")
+    np.testing.assert_array_equal(open_photo(tmp_path / f"b{suffix}").pixels, photo.pixels)
+    save_photo(photo, tmp_path / f"c{suffix}", quality=95)
+    assert not open_photo(tmp_path / f"c{suffix}").encoding.lossless
 
 
 def test_32_lossless_webp_stays_lossless(tmp_path):

@@ -164,6 +164,17 @@ def test_05_panasonic_raw_that_ends_early_is_refused_and_a_whole_one_is_not(tmp_
     assert photo.pixels.shape == (336, 448, 3) and "missing" in photo.notes[0]
 
 
+@pytest.mark.parametrize(("codes", "told", "channel"), [((36,), 512, 0), ((38,), 512, 2), ((14, 15, 16), 1500, 1)])
+def test_raw_has_its_cameras_white_balance_and_its_makers_clipping(tmp_path, codes, told, channel):
+    """Red and blue of the white balance doubled, and the level at which all is white far lower."""
+    whole = makers.rw2(makers.scene(5, 448, 336))
+    before = open_photo(written(tmp_path / "a.rw2", whole)).pixels[..., channel].mean()
+    for code in codes:
+        at = whole.index(struct.pack("<HHI", code, 3, 1)) + 8
+        whole = whole[:at] + struct.pack("<H", told) + whole[at + 2 :]
+    assert open_photo(written(tmp_path / "b.rw2", whole)).pixels[..., channel].mean() > 1.2 * before
+
+
 def test_05_damaged_lossless_jpeg_in_dng_is_told_in_words(tmp_path, capfd):
     spoilt = makers.dng(makers.scene(5), packed=True, spoil=lambda data: data[:1000] + bytes(len(data) - 1000))
     message = refusal(written(tmp_path / "a.dng", spoilt))

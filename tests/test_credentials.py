@@ -231,6 +231,7 @@ def test_what_cannot_sign_is_told_in_one_line_before_any_work(tmp_path, original
     said = capsys.readouterr().err
     assert said.startswith("diffretouch: `sign` has to be a certificate and its private key: ")
     assert said.count("\n") == 1 and ("cert.pem" in said or "key.pem" in said), said
+    assert fault != "another curve" or "P-256, P-384 or P-521" in said
     assert not (tmp_path / "out").exists() and not (tmp_path / "log").exists()
 
 

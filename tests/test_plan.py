@@ -86,6 +86,33 @@ def test_a_bad_template_is_refused(tmp_path: Path, template: str, message: str) 
     assert message in str(error.value)
 
 
+def test_a_format_is_that_of_every_file_of_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "x.JPEG", "y.nef")
+    for template, made in (
+        (None, ["x-retouched.webp", "y-retouched.webp"]),
+        ("{number}{suffix}", ["1.webp", "2.webp"]),
+    ):
+        jobs = plan([tmp_path], Naming(tmp_path / "out", template, variants=1, format="webp"))
+        assert [job.retouched.name for job in jobs] == made
+        assert {target.suffix for job in jobs for target in job.targets} == {".webp"}
+
+
+@pytest.mark.parametrize(
+    ("output", "template", "format", "message"),
+    [
+        ("out", None, "bmp", "`format` has to be one of jpg, jpeg, jpe, jfif, png, webp, tif"),
+        ("out", None, ".png", "got .png"),
+        ("out", "{stem}.jpg", "png", "`name` has to end in {suffix} where there is a `format`, got {stem}.jpg"),
+        ("b.jpg", None, "png", "`format` has to be left out where `output` is a file, got png and"),
+    ],
+)
+def test_a_bad_format_is_refused(tmp_path: Path, output: str, template: str | None, format: str, message: str) -> None:
+    touch(tmp_path, "a.jpg")
+    with pytest.raises(UsageError) as error:
+        plan([tmp_path / "a.jpg"], Naming(tmp_path / output, template, format=format))
+    assert message in str(error.value)
+
+
 def test_looks_are_named_by_templates_of_whole_paths(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg")
     naming = Naming(tmp_path / "out", extras={"cube": f"{tmp_path}/luts/{{stem}}.cube"})

@@ -59,6 +59,7 @@ class Naming:
     Args:
         output: a file, or the folder that the tree of the photos is repeated in.
         name: the retouch's name, of `NAME_FIELDS` in braces; None = "{stem}-retouched{suffix}".
+        format: the retouch's extension, without its dot; None = by each photo, see `saved_suffix`.
         variants: how many further styles, each a file "{stem}-variant-N{suffix}".
         compare: whether to write "{stem}-compare.jpg".
         extras: templates of whole paths by kind, "look" | "cube" | "haldclut".
@@ -69,6 +70,13 @@ class Naming:
     variants: int = 0
     compare: bool = False
     extras: Mapping[str, str] = field(default_factory=dict)
+    format: str | None = None
+
+    def suffix(self, source: Any) -> str:
+        """The extension that the retouch of a photo gets."""
+        from ..photo import saved_suffix
+
+        return f".{self.format}" if self.format else saved_suffix(source.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,8 +247,11 @@ def plan(
         check_photo_name("output", output, "to be a folder or end in")
     if to_file and len(found) > 1:
         raise UsageError(f"`output` has to be a folder for {len(found)} photos, got {output}")
-    if to_file and naming.name:
-        raise UsageError(f"`name` has to be left out where `output` is a file, got {naming.name} and {output}")
+    for option in ("name", "format"):
+        if to_file and getattr(naming, option):
+            got = f"got {getattr(naming, option)} and {output}"
+            raise UsageError(f"`{option}` has to be left out where `output` is a file, {got}")
+    _check_format(naming.format)
     _check_template("name", naming.name or "")
     for kind, template in naming.extras.items():
         _check_template(kind, template)
@@ -260,16 +271,16 @@ def _job_to_file(item: _Found, number: int, naming: Naming, overwrite: bool) -> 
 
 
 def _job_to_folder(item: _Found, number: int, naming: Naming, overwrite: bool) -> Job:
-    from ..photo import saved_suffix
-
     folder = naming.output.joinpath(*item.below.parts)
     if naming.name is None:
-        retouched = folder / f"{item.source.stem}-retouched{saved_suffix(item.source.name)}"
+        retouched = folder / f"{item.source.stem}-retouched{naming.suffix(item.source)}"
         return _job(item, number, naming, folder, item.source.stem, retouched)
-    name = naming.name.format(**_fields(item, number))
+    name = naming.name.format(**_fields(item, number, naming))
     if Path(name).name != name:
         raise UsageError(f"`name` has to give the name of a file, without folders, got {name}")
     check_photo_name("name", Path(name))
+    if naming.format and Path(name).suffix != naming.suffix(item.source):
+        raise UsageError(f"`name` has to end in {{suffix}} where there is a `format`, got {naming.name}")
     return _job(item, number, naming, folder, Path(name).stem, folder / name)
 
 
@@ -279,16 +290,22 @@ def _job(
     suffix = retouched.suffix
     extras = {"compare": folder / f"{stem}-compare.jpg"} if naming.compare else {}
     for kind, template in naming.extras.items():
-        extras[kind] = place(template.format(**_fields(item, number)))
+        extras[kind] = place(template.format(**_fields(item, number, naming)))
     variants = tuple(folder / f"{stem}-variant-{i}{suffix}" for i in range(1, naming.variants + 1))
     return Job(item.source, retouched, variants, extras, in_place)
 
 
-def _fields(item: _Found, number: int) -> dict[str, str | int]:
-    from ..photo import saved_suffix
-
+def _fields(item: _Found, number: int, naming: Naming) -> dict[str, str | int]:
     source = item.source
-    return {"stem": source.stem, "suffix": saved_suffix(source.name), "kind": source.suffix[1:], "number": number}
+    return {"stem": source.stem, "suffix": naming.suffix(source), "kind": source.suffix[1:], "number": number}
+
+
+def _check_format(name: str | None) -> None:
+    from ..photo import SAVED_SUFFIXES
+
+    if name is not None and f".{name}" not in SAVED_SUFFIXES:
+        allowed = ", ".join(suffix[1:] for suffix in SAVED_SUFFIXES)
+        raise UsageError(f"`format` has to be one of {allowed}, got {name}")
 
 
 def _check_template(option: str, template: str) -> None:

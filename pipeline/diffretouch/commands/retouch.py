@@ -56,6 +56,11 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
 
 def add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", action="store_true", help="also write a side-by-side picture")
+    parser.add_argument(
+        "--format",
+        metavar="EXT",
+        help="of files in the folder OUT: jpg, png, webp, tif, heic, avif, jxl (default: IN's)",
+    )
     parser.add_argument("--remove-gps", action="store_true", help="leave the place out of what is written")
     parser.add_argument(
         "--quality",
@@ -165,7 +170,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _naming(options: argparse.Namespace) -> Naming:
     extras = {"look": options.save_look, "cube": options.cube, "haldclut": options.haldclut}
     extras = {kind: template for kind, template in extras.items() if template}
-    return Naming(place(options.output), options.name, options.variants, options.compare, extras)
+    return Naming(place(options.output), options.name, options.variants, options.compare, extras, options.format)
 
 
 def _default_report(inputs: list[Any], output: Any) -> Path | None:

@@ -14,7 +14,6 @@ from .boxes import property_of_picture, with_metadata
 from .colour import profile_of_code_points
 from .companions import left_of_avif
 from .core import (
-    DEFAULT_QUALITY,
     Decoded,
     Encoding,
     Refused,
@@ -26,7 +25,7 @@ from .core import (
     with_alpha,
     without_exif_mark,
 )
-from .photo import Photo, check_sides, own_encoding, stored_samples
+from .photo import Photo, check_sides, encoded_as_before, own_encoding, stored_samples
 
 _HEADER_BYTES = 1 << 16  # the boxes that describe the picture stand at the start, in a few hundred bytes
 _SAVED_BITS = 10  # where the photo was no AVIF of 12, which few devices show
@@ -41,6 +40,7 @@ def read_avif(file: BinaryIO, max_pixels: int) -> Decoded:
     file.seek(0)
     data = file.read()
     encoding = _encoding(data[:_HEADER_BYTES])
+    encoding = encoding._replace(bytes_per_pixel=len(data) / (picture.width * picture.height))
     stored = _clean(imagecodecs.avif_decode(data), property_of_picture(data, b"clap"))
     samples, alpha = split_alpha(full_range(stored, encoding.bits))
     info = picture.info
@@ -63,7 +63,11 @@ def _encoding(header: bytes) -> Encoding:
         raise Refused("it does not say how its picture is stored")
     flags = header[at + 6]  # after the levels: high bit depth, 12 bits, one channel, halved across, halved down
     bits = 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
-    return Encoding(subsampling={0: "444", 8: "422", 12: "420"}.get(flags & 12), bits=bits)
+    subsampling = {0: "444", 8: "422", 12: "420"}.get(flags & 12)
+    numbers = header.find(b"colrnclx")
+    # without brightness parted from the colours, as is done for exactness alone
+    exact = numbers >= 0 and header[numbers + 12 : numbers + 14] == b"\0\0" and subsampling == "444"
+    return Encoding(subsampling=subsampling, bits=bits, lossless=exact)
 
 
 def _clean(samples: np.ndarray, aperture: bytes | None) -> np.ndarray:
@@ -89,24 +93,30 @@ def _profile_of_numbers(header: bytes) -> bytes | None:
 def write_avif(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
     """Write `photo` in 8 bits, or in 10 if it has more, or in 12 if it was AVIF of 12; at quality 100 exactly these.
 
-    Without a quality, a photo that was AVIF keeps its subsampling.
+    Without a quality, a photo that was AVIF keeps its subsampling and about its size, or stays exact.
     """
     check_sides(photo, 65_535, "AVIF")
     own = own_encoding(photo, "AVIF")
     subsampling = own.subsampling if quality is None else None
-    quality = quality or DEFAULT_QUALITY
     colour, profile = stored_samples(photo)
     samples = with_alpha(colour, photo.alpha)
     bits = 8 if samples.dtype == np.uint8 else max(_SAVED_BITS, own.bits)
-    chosen = "400" if samples.ndim == 2 else subsampling or ("444" if quality >= 90 else "420")
-    encoded = imagecodecs.avif_encode(
-        rounded_to(samples, bits) if bits > 8 else samples,
-        quality,
-        speed=_SPEED,
-        bitspersample=bits,
-        pixelformat=f"yuv{chosen}",  # as every imagecodecs calls it; the newest knows no bare numbers
-        matrix=0 if quality == 100 and samples.ndim == 3 else None,  # the colours as they are, for exactness
-        numthreads=os.cpu_count(),
-    )
-    file.write(with_metadata(bytes(encoded), profile, photo.exif, photo.xmp))
+    samples = rounded_to(samples, bits) if bits > 8 else samples
+
+    def encode(tried: int) -> bytes:
+        chosen = "400" if samples.ndim == 2 else subsampling or ("444" if tried >= 90 else "420")
+        return bytes(
+            imagecodecs.avif_encode(
+                samples,
+                tried,
+                speed=_SPEED,
+                bitspersample=bits,
+                pixelformat=f"yuv{chosen}",  # as every imagecodecs calls it; the newest knows no bare numbers
+                matrix=0 if tried == 100 and samples.ndim == 3 else None,  # the colours as they are, for exactness
+                numthreads=os.cpu_count(),
+            )
+        )
+
+    encoded = encoded_as_before(photo, own, quality, encode)
+    file.write(with_metadata(encoded, profile, photo.exif, photo.xmp))
     return []

@@ -25,10 +25,26 @@ _PLACES = frozenset(
     ("photoshop:City", "photoshop:State", "photoshop:Country", "Iptc4xmpCore:Location", "Iptc4xmpCore:CountryCode")
     + ("Iptc4xmpExt:LocationShown", "Iptc4xmpExt:LocationCreated", "Iptc4xmpExt:City", "Iptc4xmpExt:Sublocation")
     + ("Iptc4xmpExt:ProvinceState", "Iptc4xmpExt:CountryName", "Iptc4xmpExt:CountryCode", "Iptc4xmpExt:WorldRegion")
-    + ("Iptc4xmpExt:LocationName", "Iptc4xmpExt:LocationId")
+    + (
+        "Iptc4xmpExt:LocationName",
+        "Iptc4xmpExt:LocationId",
+        "Iptc4xmpExt:RatingRegion",
+        "mediapro:Location",
+        "photomech:CountryCode",
+    )
 )
-"""XMP properties that say where a photo was taken, beside all of `_PLACE_SPACES` and what is called GPS anywhere."""
-_PLACE_SPACES = ("http://geotate.com/rdf/1.0/", "http://www.w3.org/2003/01/geo/wgs84_pos#")
+"""XMP properties that say where a photo was taken, beside all of `_PLACE_SPACES` and `_PLACE_WORDS` anywhere.
+
+Together they hold what exiftool puts into its group Location.
+"""
+_PLACE_SPACES = (
+    "http://geotate.com/rdf/1.0/",
+    "http://www.w3.org/2003/01/geo/wgs84_pos#",
+    "http://www.dji.com/drone-dji/1.0/",  # where a drone flew, and how
+    "http://rs.tdwg.org/dwc/",  # Darwin Core: where a living thing was seen
+    "http://developer.sonyericsson.com/cell/1.0/",  # which mobile mast was near
+)
+_PLACE_WORDS = ("latitude", "longitude")
 
 
 class Opened(NamedTuple):
@@ -168,7 +184,8 @@ def xmp_without_places(data: bytes | None) -> bytes | None:
 
 def _names_a_place(node: Node) -> bool:
     local = (node.localName or "").lower()
-    return local.startswith("gps") or name_of(node) in _PLACES or node.namespaceURI in _PLACE_SPACES
+    told = local.startswith("gps") or any(word in local for word in _PLACE_WORDS)
+    return told or name_of(node) in _PLACES or (node.namespaceURI or "").startswith(_PLACE_SPACES)
 
 
 def names_editor(data: bytes | None, program: str) -> bool:

@@ -22,6 +22,9 @@ DEPTH_LOST = "its depth map is left out"
 MATTES_LOST = "its portrait mattes are left out"
 CREDENTIALS_LOST = "its content credentials (C2PA) do not fit the retouch and are left out"
 
+CREDENTIALS_TAG = 0xCD41
+"""Of a TIFF or a RAW file built like one, where it holds content credentials (C2PA 2.1, A.3.4)."""
+
 _PICTURES_MARK, _PICTURES_TAG = b"MPF\0", 0xB002  # CIPA DC-007, 5.2.3
 _KIND, _THUMBNAIL, _GAIN_MAP = 0xFFFFFF, 0x01, 0x05  # of its entries; the kind's first byte
 _ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1"  # ISO 21496-1

@@ -29,8 +29,17 @@ _UNCALIBRATED = 0xFFFF
 _MOVABLE_NOTES = (b"Nikon\0\2", b"FUJIFILM", b"OLYMPUS\0", b"OM SYSTEM\0", b"PENTAX \0", b"Apple iOS\0")
 """How notes start whose positions are counted from their own beginning."""
 _PLACES_IN_NOTES = (
-    (b"Panasonic\0\0\0", 0, frozenset((0x67, 0x69, 0x6B, 0x6D, 0x6F, 0x80))),  # location, country to landmark, city
-    (b"Nikon\0\2", 10, frozenset((0x39,))),  # location
+    (
+        re.compile(rb"Panasonic\x00{3}"),
+        0,
+        frozenset((0x67, 0x69, 0x6B, 0x6D, 0x6F, 0x80)),
+    ),  # country to landmark, city
+    (re.compile(rb"Nikon\x00\x02"), 10, frozenset((0x39, 0xC3))),  # location, height
+    (
+        re.compile(rb"(?=..(\x01\0\x07\0\x04\0{3}|\0\x01\0\x07\0{3}\x04)0100)", re.S),
+        0,
+        frozenset((0x30, 0x31)),
+    ),  # Samsung
 )
 """How notes start that name a place, where their own TIFF structure lies (0: they use the block's), and the tags."""
 _FARTHEST_NOTE = 1 << 16  # where it would lie in a block that is zeros up to there
@@ -134,16 +143,20 @@ def without_places_in_notes(block: bytes | None) -> bytes | None:
     note = (main[EXIF_TAG].children or {}).get(MAKER_NOTE_TAG) if EXIF_TAG in main else None
     changed = bytearray(block)
     for start, own, codes in _PLACES_IN_NOTES:
-        if note is None or not note.data.startswith(start):
+        head = start.match(note.data) if note else None
+        if note is None or head is None:
             continue
         try:
             inner = TagReader(io.BytesIO(note.data[own:])) if own else reader
-            tags = inner.directory(inner.first if own else note.at + len(start), {}).tags
+            tags = inner.directory(inner.first if own else note.at + head.end(), {}).tags
         except ValueError:
             continue
         for code in codes & tags.keys():
-            at = tags[code].at + (note.at + own if own else 0)
-            changed[at : at + len(tags[code].data)] = bytes(len(tags[code].data))
+            at, length = tags[code].at, len(tags[code].data)
+            if own or not note.at <= at < note.at + len(note.data):  # counted from the note, as some of Samsung's are
+                at += note.at + own
+            if at + length <= note.at + len(note.data):
+                changed[at : at + length] = bytes(length)
     return bytes(changed)
 
 

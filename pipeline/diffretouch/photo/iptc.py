@@ -5,7 +5,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from .tags import Tag
+
 PHOTOSHOP_MARK = b"Photoshop 3.0\0"
+IPTC_TAG, _PHOTOSHOP_TAG = 33723, 34377
 _RESOURCE = 1028  # of Photoshop's blocks, the records
 
 _PLACES = frozenset((26, 27, 90, 91, 92, 95, 100, 101))
@@ -51,6 +54,13 @@ def records_in_photoshop(block: bytes) -> bytes | None:
             return content
         at = size_at + 4 + size + size % 2
     return None
+
+
+def records_of_tiff(tags: dict[int, Tag]) -> bytes | None:
+    """The IPTC records of a TIFF, or of a RAW file that is built like one, with this main directory."""
+    if IPTC_TAG in tags and tags[IPTC_TAG].data.startswith(b"\x1c"):
+        return tags[IPTC_TAG].data
+    return records_in_photoshop(tags[_PHOTOSHOP_TAG].data) if _PHOTOSHOP_TAG in tags else None
 
 
 def photoshop_block(records: bytes) -> bytes:

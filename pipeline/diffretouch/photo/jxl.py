@@ -18,7 +18,6 @@ from .boxes import boxes, with_boxes
 from .colour import DISPLAY_P3, profile_of_code_points
 from .companions import CREDENTIALS_LOST, GAIN_MAP_LOST
 from .core import (
-    DEFAULT_QUALITY,
     MAX_METADATA,
     Decoded,
     Encoding,
@@ -26,6 +25,7 @@ from .core import (
     check_size,
     contiguous,
     divided_by_alpha,
+    eight_bit,
     is_neutral,
     optional_module,
     split_alpha,
@@ -33,18 +33,18 @@ from .core import (
     without_exif_mark,
 )
 from .jxl_header import MOST_BYTES, Header, read_header
-from .photo import Photo, own_encoding, stored_samples
+from .photo import Photo, encoded_as_before, own_encoding, stored_samples
 
 _CODESTREAM = b"\xff\x0a"
 _PICTURE_KINDS = (b"jxlc", b"jxlp")  # whole, or in parts that start with their number
 _KEPT_KINDS = (b"Exif", b"xml ", b"jumb")
 _LEAST_BYTES = 128  # of files that OpenImageIO looks at
 _MOST_BITS = 16
-_SRGB_CURVE, _PQ, _HLG = 13, 16, 18
+_LINEAR, _SRGB_CURVE, _PQ, _HLG = 8, 13, 16, 18
 _P3_NUMBERS = (12, _SRGB_CURVE, 0, 1)
 _EFFORT = 3  # of 9: half as large again in a tenth of the time of the encoder's own choice, where nothing is lost
 _PROFILE_CHANGED = (
-    "its colour profile cannot be kept: its colours come out as linear sRGB, with few levels in the dark"
+    "its colour profile of tables cannot be kept; the result is in sRGB, and colours beyond it are clipped"
 )
 _PROFILE_LOST = "its colour profile is damaged and left out"
 
@@ -59,7 +59,10 @@ def read_jxl(file: BinaryIO, max_pixels: int) -> Decoded:
     _check_kind(header)
     stored, told = _decoded(oiio, file.name, data, "uint8" if header.bits <= 8 else "uint16")
     numbers = told.getattribute("CICP")
-    profile = _profile(numbers, told.getattribute("ICCProfile"))
+    changed = header.converted and header.has_profile and numbers is not None and numbers[1] == _LINEAR
+    if changed:  # without a colour engine, the decoder knows no way to a profile of tables
+        stored, numbers = _in_srgb(oiio, data, found, header), None
+    profile = None if changed else _profile(numbers, told.getattribute("ICCProfile"))
     samples, alpha = split_alpha(stored[..., 0] if stored.shape[2] == 1 else stored)
     if alpha is not None and header.channels[0].premultiplied:
         samples = divided_by_alpha(samples, alpha)
@@ -73,18 +76,22 @@ def read_jxl(file: BinaryIO, max_pixels: int) -> Decoded:
         exif=_exif(metadata.get(b"Exif", b"")),
         xmp=metadata.get(b"xml "),
         turned=True,
-        notes=tuple(_left(header, numbers, kinds, metadata)),
-        encoding=Encoding(bits=header.bits, lossless=not header.converted and b"jbrd" not in kinds),
+        notes=tuple(_left(changed, kinds, metadata)),
+        encoding=Encoding(
+            bits=header.bits,
+            lossless=not header.converted and b"jbrd" not in kinds,
+            bytes_per_pixel=len(data) / (header.width * header.height),
+        ),
     )
 
 
-def _decoded(oiio: Any, name: str, data: bytes, dtype: str) -> tuple[np.ndarray, Any]:
-    """Samples `(H, W, channels)` and what the decoder says of them."""
+def _decoded(oiio: Any, name: str | None, data: bytes, dtype: str) -> tuple[np.ndarray, Any]:
+    """Samples `(H, W, channels)` of data that lie at `name`, or nowhere yet, and what the decoder says of them."""
     with tempfile.TemporaryDirectory(prefix="diffretouch-") as folder:
-        if len(data) < _LEAST_BYTES:
+        if name is None or len(data) < _LEAST_BYTES:
             name = os.path.join(folder, "picture.jxl")
             with open(name, "wb") as padded:
-                padding = bytes(_LEAST_BYTES)
+                padding = bytes(_LEAST_BYTES)  # more than there has to be does no harm
                 padded.write(
                     data + padding if data.startswith(_CODESTREAM) else with_boxes(data, [(b"free", padding)])
                 )
@@ -92,6 +99,25 @@ def _decoded(oiio: Any, name: str, data: bytes, dtype: str) -> tuple[np.ndarray,
         if picture is None:
             raise Refused("it is damaged or cut short")
         return picture.read_image(dtype), picture.spec()
+
+
+def _in_srgb(oiio: Any, data: bytes, found: list[tuple[bytes, int, int]], header: Header) -> np.ndarray:
+    """Samples of a picture that the decoder gives as linear sRGB.
+
+    Of 8 bits, the dark would have few levels. The codec's own colours have no depth, its header only says which one is
+    wanted: so 12 bits are asked for, which the decoder fills up to 16.
+    """
+    start = next((at + (4 if kind == b"jxlp" else 0) for kind, at, _ in found if kind in _PICTURE_KINDS), 0)
+    if header.depth_at is not None:
+        byte, bit = divmod(header.depth_at + 1, 8)  # of two bits, 0 stands for 8 and 2 for 12
+        wanted = bytes([data[start + byte] | 1 << bit])
+        data = data[: start + byte] + wanted + data[start + byte + 1 :]
+    stored, _ = _decoded(oiio, None, data, "uint16")
+    light = np.arange(65_536) / 65_535
+    curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    colours = stored.shape[2] - len(header.channels)
+    stored[..., :colours] = np.round(curve * 65_535).astype(np.uint16)[stored[..., :colours]]
+    return eight_bit(stored) if header.bits <= 8 else stored
 
 
 def _start_of_codestream(data: bytes, found: list[tuple[bytes, int, int]]) -> bytes:
@@ -139,11 +165,9 @@ def _exif(content: bytes) -> bytes | None:
     return without_exif_mark(content[4 + int.from_bytes(content[:4], "big") :])
 
 
-def _left(
-    header: Header, numbers: tuple[int, ...] | None, kinds: set[bytes], metadata: dict[bytes, bytes]
-) -> Iterator[str]:
-    if header.converted and header.has_profile and numbers is not None and numbers[1] != _SRGB_CURVE:
-        yield _PROFILE_CHANGED  # without a colour engine, the decoder knows no way to a profile of tables
+def _left(changed: bool, kinds: set[bytes], metadata: dict[bytes, bytes]) -> Iterator[str]:
+    if changed:
+        yield _PROFILE_CHANGED
     if b"jhgm" in kinds:
         yield GAIN_MAP_LOST
     if b"c2pa" in metadata.get(b"jumb", b""):
@@ -151,17 +175,23 @@ def _left(
 
 
 def write_jxl(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
-    """Write all of `photo` but the resolution; exactly at quality 100, and where its own file was exact."""
+    """Write all of `photo` but the resolution, at quality 100 exactly.
+
+    Without a quality, a photo that was JPEG XL stays exact, or about as large as it was.
+    """
     oiio = optional_module("OpenImageIO", "JPEG XL", "jxl")
-    exact = quality is None and own_encoding(photo, "JXL").lossless
-    quality = 100 if exact else quality or DEFAULT_QUALITY
-    samples, profile = _samples(photo, quality < 100)
-    notes = []
-    encoded = _encoded(oiio, samples, profile, quality)
-    if encoded is None and profile:
-        encoded, notes = _encoded(oiio, samples, None, quality), [_PROFILE_LOST]
-    if encoded is None:
-        raise ValueError("not to be encoded")
+    notes: list[str] = []
+
+    def encode(tried: int) -> bytes:
+        samples, profile = _samples(photo, tried < 100)
+        encoded = _encoded(oiio, samples, profile, tried)
+        if encoded is None and profile:
+            encoded, notes[:] = _encoded(oiio, samples, None, tried), [_PROFILE_LOST]
+        if encoded is None:
+            raise ValueError("not to be encoded")
+        return encoded
+
+    encoded = encoded_as_before(photo, own_encoding(photo, "JXL"), quality, encode)
     further = [(b"Exif", bytes(4) + photo.exif)] if photo.exif else []
     further += [(b"xml ", photo.xmp)] if photo.xmp else []
     file.write(with_boxes(encoded, further))

@@ -27,6 +27,7 @@ class Header(NamedTuple):
         channels: those beside the colours.
         converted: the picture is stored in the codec's own colours, which loses something, and not in the photo's.
         has_profile: colours are told by an ICC profile, not by numbers.
+        depth_at: which bit of the codestream is the first of the two that say 8 bits a sample; None: no two do.
     """
 
     width: int
@@ -37,6 +38,7 @@ class Header(NamedTuple):
     channels: tuple[Channel, ...]
     converted: bool
     has_profile: bool
+    depth_at: int | None = None
 
 
 class _Bits:
@@ -44,6 +46,7 @@ class _Bits:
 
     def __init__(self, data: bytes):
         self._number, self._left = int.from_bytes(data, "little"), 8 * len(data)
+        self.taken = 0
 
     def take(self, count: int) -> int:
         if count > self._left:
@@ -51,6 +54,7 @@ class _Bits:
         value = self._number & (1 << count) - 1
         self._number >>= count
         self._left -= count
+        self.taken += count
         return value
 
     def flag(self) -> bool:
@@ -70,17 +74,21 @@ def read_header(codestream: bytes) -> Header:
     if not codestream.startswith(b"\xff\x0a"):
         raise Refused(_CUT)
     bits = _Bits(codestream[2:MOST_BYTES])
+    after_mark = 16  # bits
     width, height = _size(bits)
     if bits.flag():  # all else as usual
         return Header(width, height, False, 8, False, (), True, False)
     animated = _skip_presentation(bits) if bits.flag() else False
+    depth_at = after_mark + bits.taken + 1
     is_float, depth = _depth(bits)
+    by_two_bits = not is_float and depth == 8 and bits.taken + after_mark == depth_at + 2
     bits.flag()  # whether 16 bits are enough to decode it
     count = bits.number((0, 0), (1, 0), (2, 4), (1, 12))
     channels = tuple(_channel(bits) for _ in range(count))
     converted = bits.flag()
     has_profile = not bits.flag() and bits.flag()
-    return Header(width, height, animated, depth, is_float, channels, converted, has_profile)
+    at = depth_at if by_two_bits else None
+    return Header(width, height, animated, depth, is_float, channels, converted, has_profile, at)
 
 
 def _size(bits: _Bits) -> tuple[int, int]:

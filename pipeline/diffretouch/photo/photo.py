@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from . import gamut
-from .core import Encoding, Refused, contiguous, is_neutral
+from .core import DEFAULT_QUALITY, Encoding, Refused, contiguous, is_neutral
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +117,27 @@ def _kind_of(value: object) -> str:
 def own_encoding(photo: Photo, kind: str) -> Encoding:
     """How the photo's file stored its picture, if it was of the format that is written now."""
     return photo.encoding or Encoding() if photo.format == kind else Encoding()
+
+
+_ABOUT = (0.9, 1.6)  # as large: fast encoders need half as much again for the same quality
+
+
+def encoded_as_before(photo: Photo, own: Encoding, quality: int | None, encode: Callable[[int], bytes]) -> bytes:
+    """What `encode` makes at a quality; without one, about as large as the photo's own file, or exact as that was.
+
+    The first try is right for what phones and cameras write; finer ones follow for files that were finer.
+    """
+    if quality is not None or own.lossless or own.bytes_per_pixel is None:
+        return encode(quality or (100 if own.lossless else DEFAULT_QUALITY))
+    least, most = (share * own.bytes_per_pixel * photo.pixels[..., 0].size for share in _ABOUT)
+    encoded = encode(80)
+    if len(encoded) > most:
+        return encode(65)
+    for finer in (90, DEFAULT_QUALITY):
+        if len(encoded) >= least or len(better := encode(finer)) > most:
+            break
+        encoded = better
+    return encoded
 
 
 def stored_samples(photo: Photo) -> tuple[np.ndarray, bytes | None]:

@@ -13,9 +13,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
+from .boxes import has_credentials
 from .colour import DISPLAY_P3
+from .companions import CREDENTIALS_LOST, CREDENTIALS_TAG
 from .core import Decoded, Refused, check_size, one_line, optional_module, without_exif_mark
-from .raw_exif import FEW_KEPT, exif_by_libraw, exif_of_parts, is_made_up, photo_exif
+from .iptc import records_of_tiff
+from .raw_exif import FEW_KEPT, MOST_BYTES, exif_by_libraw, exif_of_parts, is_made_up, photo_exif
 from .tags import XMP_TAG, Tag, TagReader, number, numbers
 
 RAW_SIGNATURES = (
@@ -60,14 +63,14 @@ def _directories(reader: TagReader) -> list[dict[int, Tag]]:
 
 
 def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
-    """A RAW file's picture as Display P3, 16 bits, upright, with EXIF, and XMP where the file is built like a TIFF.
+    """A RAW file's picture as Display P3, 16 bits, upright, with EXIF; XMP and IPTC where it is built like a TIFF.
 
     Makers' notes are left out: they hold positions in the RAW file and outgrow what a JPEG can hold.
     """
     rawpy = optional_module("rawpy", "camera RAW")
-    exif, xmp = _tiff_metadata(file)
+    tags, exif = _tiff_metadata(file)
     exif = exif or exif_of_parts(file)
-    notes: tuple[str, ...] = ()
+    notes = [CREDENTIALS_LOST] if CREDENTIALS_TAG in tags or _has_credentials(file) else []
     try:
         # By its name: of a file object, rawpy frees the bytes that LibRaw goes on reading.
         with rawpy.imread(file.name) as raw:
@@ -76,7 +79,7 @@ def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
             exif = exif or _preview_exif(rawpy, raw)
             if exif is None or is_made_up(exif):
                 exif = exif_by_libraw(file, raw, exif)
-                notes = (FEW_KEPT,) if exif else ()
+                notes += [FEW_KEPT] if exif else []
             samples = raw.postprocess(
                 use_camera_wb=True,
                 no_auto_bright=True,
@@ -90,10 +93,18 @@ def read_raw(file: BinaryIO, max_pixels: int) -> Decoded:
         raise Refused(f"it is a camera RAW file that LibRaw {_version(rawpy)} cannot read, or damaged") from None
     except rawpy.LibRawError as error:
         raise Refused(f"it is damaged or cut short ({_words(error)})") from None
-    if samples.ndim == 2 or samples.shape[2] == 1:
-        return Decoded(samples.reshape(samples.shape[:2]), "GRAY", None, None, exif, xmp, None, True, damage, notes)
-    pixels = np.ascontiguousarray(samples[..., :3])
-    return Decoded(pixels, "RGB ", None, DISPLAY_P3, exif, xmp, None, True, damage, notes)
+    is_grey = samples.ndim == 2 or samples.shape[2] == 1
+    return Decoded(
+        samples.reshape(samples.shape[:2]) if is_grey else np.ascontiguousarray(samples[..., :3]),
+        "GRAY" if is_grey else "RGB ",
+        icc_profile=None if is_grey else DISPLAY_P3,
+        exif=exif,
+        xmp=tags[XMP_TAG].data if XMP_TAG in tags else None,
+        turned=True,
+        damage=damage,
+        notes=tuple(notes),
+        iptc=records_of_tiff(tags),
+    )
 
 
 def _words(error: Exception) -> str:
@@ -132,8 +143,15 @@ def _version(rawpy: Any) -> str:
     return ".".join(map(str, rawpy.libraw_version))
 
 
-def _tiff_metadata(file: BinaryIO) -> tuple[bytes | None, bytes | None]:
-    """EXIF and XMP of a RAW file that is built like a TIFF.
+def _has_credentials(file: BinaryIO) -> bool:
+    """Whether a CR3, which is built of boxes, has content credentials."""
+    file.seek(0)
+    start = file.read(MOST_BYTES)
+    return start.startswith(b"ftypcrx", 4) and has_credentials(start)
+
+
+def _tiff_metadata(file: BinaryIO) -> tuple[dict[int, Tag], bytes | None]:
+    """The main directory and the EXIF of a RAW file that is built like a TIFF; nothing of others.
 
     Refused: a picture that reaches beyond the file's end, of which LibRaw would speak on the terminal.
     """
@@ -142,12 +160,12 @@ def _tiff_metadata(file: BinaryIO) -> tuple[bytes | None, bytes | None]:
         main = reader.directory(reader.first, {}).tags
         directories = _directories(reader)
     except ValueError:
-        return None, None
+        return {}, None
     for tags in directories if is_tiff_raw(file) else ():  # others do not keep to these tags
         _check_data(tags, reader)
         if number(tags.get(_COMPRESSION_TAG), reader.order) == _JPEG_XL:
             raise Refused("its picture is stored as JPEG XL inside of DNG, which cannot be decoded yet")
-    return photo_exif(reader), main[XMP_TAG].data if XMP_TAG in main else None
+    return main, photo_exif(reader)
 
 
 def _check_data(tags: dict[int, Tag], reader: TagReader) -> None:

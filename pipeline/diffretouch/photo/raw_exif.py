@@ -19,6 +19,8 @@ from .boxes import boxes
 from .tags import CHILDREN, EXIF_TAG, GPS_TAG, LONG, ORIENTATION_TAG, SHORT, Tag, TagReader, exif_block
 
 MAKER_NOTE_TAG = 0x927C
+MOST_BYTES = 1 << 22
+"""Of the start of a file in which its metadata lie."""
 FEW_KEPT = "of its camera data only make, model, date, exposure, lens and artist are kept"
 _MAKE, _MODEL, _DATE, _ARTIST, _ORIENTATION = 271, 272, 306, 315, 274
 _EXPOSURE, _F_NUMBER, _ISO, _DATE_TAKEN, _FOCAL_LENGTH, _LENS = 33434, 33437, 34855, 36867, 37386, 42036
@@ -27,7 +29,6 @@ _SHORTEST = 64_000  # parts of a second that exposures are told in
 _CRW_MARK, _CRW_NAMES, _CRW_TIME, _CRW_FOLDERS = b"HEAPCCDR", 0x080A, 0x180E, (0x2800, 0x3000)
 _MRW_MARK, _MRW_TIFF = b"\0MRM", b"\0TTW"
 _CR3_MARK, _CR3_METADATA = b"ftypcrx", bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")
-_MOST_BYTES = 1 << 22  # of the start of a file in which its metadata lie
 _MOST_RECORDS, _DEEPEST = 1024, 4
 
 
@@ -39,7 +40,7 @@ def is_made_up(block: bytes | None) -> bool:
 def exif_of_parts(file: BinaryIO) -> bytes | None:
     """EXIF of a CR3 or an MRW file, which hold it in blocks that are built like TIFF."""
     file.seek(0)
-    start = file.read(_MOST_BYTES)
+    start = file.read(MOST_BYTES)
     try:
         if start.startswith(_MRW_MARK):
             return photo_exif(TagReader(io.BytesIO(_block_of_mrw(start))))

@@ -88,8 +88,8 @@ def save_photo(
         overwrite: replace an existing file. A link is replaced itself, what it points to stays.
         quality: 1 to 100, for JPEG, WebP, HEIC, AVIF and JPEG XL; from 90 on, colour keeps its full resolution (in
             JPEG XL always, in WebP never). None = as the photo's own file where it was of the same format (JPEG:
-            quality and subsampling; WebP and JPEG XL: lossless; HEIC: subsampling and about the size; AVIF:
-            subsampling), else 95.
+            quality and subsampling; the others: lossless, or about the size, HEIC and AVIF with the subsampling),
+            else 95.
         source: a file that is not replaced even with `overwrite`, by whatever name or link: the photo's own.
         remove_gps: leave out where the photo was taken: EXIF's GPS directory, and the place in XMP and IPTC, in
             numbers and in words.

@@ -24,6 +24,9 @@ PHOTO_TAGS = frozenset(
     (269, 270, 271, 272, 285, ORIENTATION_TAG, 305, 306, 315, 316, 18246, 18249, 33432, 50735, *range(40091, 40096))
 ) | {EXIF_TAG, GPS_TAG}
 
+MAP_TAGS = frozenset((33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113))
+"""Of GeoTIFF and GDAL: where on earth the picture lies."""
+
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 BYTE, SHORT, LONG, RATIONAL, UNDEFINED = 1, 3, 4, 5, 7
 _LONG8, _IFD8 = 16, 18  # BigTIFF's only; EXIF has no place for them except as pointers
@@ -258,23 +261,27 @@ def is_adobe_rgb(exif: bytes | None) -> bool:
 
 
 def exif_without_gps(block: bytes | None) -> bytes | None:
-    """An EXIF block that `upright_exif` returned, without its GPS directory.
+    """An EXIF block that `upright_exif` returned, without its GPS directory and map coordinates.
 
-    The directory's content is blanked and its entry taken out, everything else staying at its place. Where the
+    Their content is blanked and their entries are taken out, everything else staying at its place. Where the GPS
     directory cannot be read, its content cannot be found either: then the block is written anew without it.
     """
     if block is None:
         return None
     reader = TagReader(io.BytesIO(block))
     main = reader.directory(reader.first, CHILDREN)
-    if GPS_TAG not in main.entries:
+    gone = main.entries.keys() & {GPS_TAG, *MAP_TAGS}
+    if not gone:
         return block
-    if GPS_TAG not in main.tags:
-        return tiff_start(reader.order, 8) + directory_bytes(main.tags, reader.order, 8)
+    kept = {code: tag for code, tag in main.tags.items() if code not in gone}
+    if not gone <= main.tags.keys():
+        return tiff_start(reader.order, 8) + directory_bytes(kept, reader.order, 8)
     changed = bytearray(block)
-    for tag in (main.tags[GPS_TAG].children or {}).values():
+    for tag in [part for code in gone for part in (main.tags[code].children or {0: main.tags[code]}).values()]:
         changed[tag.at : tag.at + len(tag.data)] = bytes(len(tag.data))
-    entry = main.entries[GPS_TAG]
-    changed[entry : main.next_at] = changed[entry + 12 : main.next_at + 4] + bytes(8)
-    struct.pack_into(f"{reader.order}H", changed, reader.first, len(main.entries) - 1)
+    places = sorted(at for code, at in main.entries.items() if code not in gone)
+    start, end = reader.first + 2, main.next_at + 4
+    listed = b"".join(changed[at : at + 12] for at in places) + changed[main.next_at : end]
+    changed[start:end] = listed.ljust(len(changed[start:end]), b"\0")
+    struct.pack_into(f"{reader.order}H", changed, reader.first, len(places))
     return bytes(changed)

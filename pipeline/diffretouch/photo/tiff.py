@@ -11,15 +11,16 @@ from typing import Any, BinaryIO, Literal
 import imagecodecs
 import numpy as np
 
-from .companions import CREDENTIALS_LOST
+from .companions import CREDENTIALS_LOST, CREDENTIALS_TAG
 from .core import Decoded, Refused, check_frames, check_size, divided_by_alpha, full_range, with_alpha
 from .exif import exif_of_tiff
-from .iptc import records_in_photoshop
+from .iptc import IPTC_TAG, records_of_tiff
 from .photo import Photo, stored_samples
 from .tags import (
     BYTE,
     CHILDREN,
     ICC_TAG,
+    MAP_TAGS,
     PHOTO_TAGS,
     RATIONAL,
     RESOLUTION_UNIT_TAG,
@@ -40,8 +41,6 @@ _COLOUR_CHANNELS = {_MIN_IS_WHITE: 1, _MIN_IS_BLACK: 1, _RGB: 3, _PALETTE: 1, _S
 _JPEG_COMPRESSION, _FAX = 7, (2, 3, 4)
 _MOST_PAGES = 256
 _UNSPECIFIED, _PREMULTIPLIED = 0, 1
-_IPTC_TAG, _PHOTOSHOP_TAG, _CREDENTIALS_TAG = 33723, 34377, 0xCD41
-_MAP_TAGS = frozenset((33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113))
 
 
 def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
@@ -74,7 +73,7 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
         exif=exif,
         xmp=tags[XMP_TAG].data if XMP_TAG in tags else None,
         dpi=resolution(tags, structure.order),
-        iptc=_tiff_iptc(tags),
+        iptc=records_of_tiff(tags),
         damage=f"{missing} of {missing + parts} parts of its picture are missing" if missing > 0 else None,
         notes=(*notes, *_left_out(tags, bool(page.extrasamples) and alpha is None)),
     )
@@ -89,17 +88,11 @@ def _fax(file: BinaryIO, page: Any) -> np.ndarray:
 
 def _left_out(tags: dict[int, Tag], selection: bool) -> tuple[str, ...]:
     notes = ["its fourth channel, which is no transparency, is left out"] if selection else []
-    if tags.keys() & _MAP_TAGS:
+    if tags.keys() & MAP_TAGS:
         notes.append("its map coordinates (GeoTIFF, GDAL) are left out")
-    if _CREDENTIALS_TAG in tags:
+    if CREDENTIALS_TAG in tags:
         notes.append(CREDENTIALS_LOST)
     return tuple(notes)
-
-
-def _tiff_iptc(tags: dict[int, Tag]) -> bytes | None:
-    if _IPTC_TAG in tags and tags[_IPTC_TAG].data.startswith(b"\x1c"):
-        return tags[_IPTC_TAG].data
-    return records_in_photoshop(tags[_PHOTOSHOP_TAG].data) if _PHOTOSHOP_TAG in tags else None
 
 
 def _pages(structure: TagReader) -> list[int]:
@@ -211,7 +204,7 @@ def _add_tiff_tags(file: BinaryIO, order: str, photo: Photo, profile: bytes | No
         tags[ICC_TAG] = Tag(UNDEFINED, len(profile), profile)
     if photo.iptc:
         padded = photo.iptc + bytes(-len(photo.iptc) % 4)
-        tags[_IPTC_TAG] = Tag(UNDEFINED, len(padded), padded)
+        tags[IPTC_TAG] = Tag(UNDEFINED, len(padded), padded)
     if photo.xmp:
         tags[XMP_TAG] = Tag(BYTE, len(photo.xmp), photo.xmp)
     if photo.dpi:

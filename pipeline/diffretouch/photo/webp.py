@@ -12,7 +12,6 @@ from PIL import Image
 
 from .companions import CREDENTIALS_LOST
 from .core import (
-    DEFAULT_QUALITY,
     Decoded,
     Encoding,
     Refused,
@@ -23,7 +22,7 @@ from .core import (
     with_alpha,
     without_exif_mark,
 )
-from .photo import Photo, check_sides, own_encoding
+from .photo import Photo, check_sides, encoded_as_before, own_encoding
 
 
 def read_webp(file: BinaryIO, max_pixels: int) -> Decoded:
@@ -74,16 +73,18 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def write_webp(photo: Photo, file: BinaryIO, quality: int | None) -> list[str]:
-    """Write `photo` in 8 bits; exactly where its own file was exact, unless a quality is given."""
+    """Write `photo` in 8 bits; without a quality, exactly where its own file was, else about as large as that."""
     check_sides(photo, 16_383, "WebP")
     alpha = None if photo.alpha is None else eight_bit(photo.alpha)
     options: dict[str, Any] = {"icc_profile": photo.icc_profile, "exif": photo.exif, "xmp": photo.xmp}
     options = {name: value for name, value in options.items() if value}
-    if quality == 100 or (quality is None and own_encoding(photo, "WEBP").lossless):
-        options |= {"lossless": True, "exact": True, "quality": 50}
-    else:
-        options["quality"] = quality or DEFAULT_QUALITY
-    encoded = io.BytesIO()
-    Image.fromarray(with_alpha(eight_bit(photo.pixels), alpha)).save(encoded, "WEBP", **options)
-    file.write(encoded.getbuffer())
+    picture = Image.fromarray(with_alpha(eight_bit(photo.pixels), alpha))
+
+    def encode(tried: int) -> bytes:
+        encoded = io.BytesIO()
+        how = {"lossless": True, "exact": True, "quality": 50} if tried == 100 else {"quality": tried}
+        picture.save(encoded, "WEBP", **options, **how)
+        return encoded.getvalue()
+
+    file.write(encoded_as_before(photo, own_encoding(photo, "WEBP"), quality, encode))
     return []
