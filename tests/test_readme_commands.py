@@ -37,6 +37,7 @@ RUN = (
     "diffretouch retouch IMG_1234.jpg -o better.jpg --brightness 0.3 --temperature -0.5 --strength 0.8",
     "diffretouch retouch shoot -o retouched --recursive",
     "diffretouch retouch a.jpg -o b.jpg --save-look evening.safetensors --cube evening.cube",
+    "diffretouch retouch shoot -o web --format webp --quality 80",
     "diffretouch retouch shoot -o evening --look evening.safetensors",
     "diffretouch match liked.jpg IMG_1234.jpg -o like-it.jpg",
     "diffretouch sweep IMG_1234.jpg -o sliders.jpg",

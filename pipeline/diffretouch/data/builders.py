@@ -129,18 +129,8 @@ def build_synthetic(
         num_pages,
         underexposure,
     )
-    folder = Path(photos)
-    if table is None:
-        files = list_photos("photos", folder)
-        splits = split_of_groups((path.as_posix() for path in files), validation, test, seed)
-        named = _photo_ids(files)
-        jobs = [Job(named[path], splits[path.as_posix()], (folder / path,)) for path in files]
-    else:
-        entries = read_photo_table(Path(table))
-        missing = [entry["file"] for entry in entries if not (folder / entry["file"]).is_file()]
-        if missing:
-            raise FileNotFoundError(f"`photos` lacks {len(missing)} of {len(entries)} photos, first {missing[0]}.")
-        jobs = [Job(photo_id_of(entry["file"]), entry["split"], (folder / entry["file"],)) for entry in entries]
+    folder, where = Path(photos), None if table is None else Path(table)
+    jobs = _jobs_of_table(folder, where) if where else _jobs_at_random(folder, validation, test, seed)
     if labels is not None:
         jobs = [_labelled(job, folder, Path(labels)) for job in jobs]
     jobs += [Job(f"page-{number:03d}", "train", ()) for number in range(num_pages)]
@@ -165,8 +155,22 @@ def build_synthetic(
         "conditions": conditions,
         "resize": f"{resize_rule(long_side)}; photos in linear light bilinear",
     }
-    where = None if table is None else Path(table)
     return write_data_set(Path(out), jobs, work, record, bad_photos=bad_photos, table=where, processes=processes)
+
+
+def _jobs_at_random(folder: Path, validation: float, test: float, seed: int) -> list[Job]:
+    files = list_photos("photos", folder)
+    splits = split_of_groups((path.as_posix() for path in files), validation, test, seed)
+    named = _photo_ids(files)
+    return [Job(named[path], splits[path.as_posix()], (folder / path,)) for path in files]
+
+
+def _jobs_of_table(folder: Path, table: Path) -> list[Job]:
+    entries = read_photo_table(table)
+    missing = [entry["file"] for entry in entries if not (folder / entry["file"]).is_file()]
+    if missing:
+        raise FileNotFoundError(f"`photos` lacks {len(missing)} of {len(entries)} photos, first {missing[0]}.")
+    return [Job(photo_id_of(entry["file"]), entry["split"], (folder / entry["file"],)) for entry in entries]
 
 
 def _labelled(job: Job, photos: Path, labels: Path) -> Job:
