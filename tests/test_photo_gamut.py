@@ -116,6 +116,14 @@ def test_what_is_darker_than_black_is_black(profile):
     assert Photo(black, icc_profile=profile).retouch(contrast).pixels.max() == 0
 
 
+def test_the_least_change_of_a_deep_photo_is_made():
+    coefficients = AffineGrid.identity().coefficients.clone()
+    coefficients[[3, 7, 11]] += 2 * 3 / 65_535  # three levels, of signed values
+    grey = np.full((4, 12, 3), 30_000, np.uint16)
+    moved = Photo(grey, icc_profile=DISPLAY_P3).retouch(AffineGrid(coefficients, AffineGrid.identity().guide)).pixels
+    assert np.abs(moved.astype(int) - 30_003).max() <= 1
+
+
 def test_the_transforms_reach_beyond_srgb_and_do_not_clip_there():
     """Against the method's own functions on unbounded values: pure Display P3 colours, of which sRGB has none."""
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)
