@@ -45,7 +45,7 @@ from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral, optional_modu
 from diffretouch.photo.exif import MAKER_NOTE_TAG, exif_of_tiff
 from diffretouch.photo.readers import kind_of
 from diffretouch.photo.space import _curve, _is_sound, _xyz, is_srgb
-from diffretouch.photo.tags import CHILDREN, EXIF_TAG, Tag, TagReader, exif_block
+from diffretouch.photo.tags import CHILDREN, EXIF_TAG, Tag, TagReader, exif_block, upright_exif
 from diffretouch.photo.tiff import _check_tiff_kind
 from diffretouch.photo.xmp import Packet, _declare
 
@@ -489,3 +489,18 @@ def test_a_makers_note_stays_where_it_is_or_is_left_out_with_a_word(at: int, sta
     inside = reader.directory(reader.first, CHILDREN).tags[EXIF_TAG].children or {}
     assert inside[36864].data == b"0232" and (MAKER_NOTE_TAG in inside) == stays
     assert not stays or inside[MAKER_NOTE_TAG].at == at
+
+
+@pytest.mark.parametrize("behind", [b"", b"a maker's note"])
+def test_a_thumbnail_goes_with_its_bytes_and_what_lies_behind_it_stays(behind: bytes) -> None:
+    picture, start = b"\xff\xd8\xff\xe0old\xff\xd9", 8 + 18 + 30  # behind two directories
+    directories = makers.tiff_block([{256: (4, [8])}, {513: (4, [start]), 514: (4, [len(picture)])}])
+    assert len(directories) == start
+    orientation, block = upright_exif(directories + picture + behind, 6, 4)
+    assert orientation == 1 and block is not None
+    assert block[start:] == (bytes(len(picture)) + behind if behind else b"")
+    reader = TagReader(io.BytesIO(block))
+    main = reader.directory(reader.first, {})
+    assert main.next == 0 and main.tags[256].data == b"\6\0\0\0"
+    other = directories + b"no" + picture[2:] + behind
+    assert upright_exif(other, 6, 4)[1][start:] == other[start:], "only a JPEG is blanked"
