@@ -504,3 +504,11 @@ def test_a_thumbnail_goes_with_its_bytes_and_what_lies_behind_it_stays(behind: b
     assert main.next == 0 and main.tags[256].data == b"\6\0\0\0"
     other = directories + b"no" + picture[2:] + behind
     assert upright_exif(other, 6, 4)[1][start:] == other[start:], "only a JPEG is blanked"
+
+
+@pytest.mark.parametrize(("width", "told"), [(65_535, 65_535), (65_536, 8)])
+def test_a_side_that_its_tag_cannot_hold_is_left_as_it_is(width: int, told: int) -> None:
+    _, block = upright_exif(makers.tiff_block([{256: (3, [8])}]), width, 4)
+    assert block is not None
+    reader = TagReader(io.BytesIO(block))
+    assert reader.directory(reader.first, {}).tags[256].data == struct.pack("<H", told)
