@@ -177,13 +177,14 @@ def test_memory_of_a_retouch_does_not_grow_with_the_photo():
 # ---------------------------------------------------------------------------------------------------------- profiles
 
 
-def with_curve(curve: bytes) -> bytes:
-    """Display P3 with another tone curve."""
+def with_curve(*curves: bytes) -> bytes:
+    """Display P3 with another tone curve, or with one for each of red, green and blue."""
     (count,) = struct.unpack_from(">I", DISPLAY_P3, 128)
     entries = [struct.unpack_from(">4sII", DISPLAY_P3, 132 + 12 * index) for index in range(count)]
     body, table = b"", struct.pack(">I", count)
     for name, at, length in entries:
-        content = curve if name.endswith(b"TRC") else DISPLAY_P3[at : at + length]
+        channel = b"rgb".find(name[:1]) if len(curves) == 3 else 0
+        content = curves[channel] if name.endswith(b"TRC") else DISPLAY_P3[at : at + length]
         table += struct.pack(">4sII", name, 132 + 12 * count + len(body), len(content))
         body += content + bytes(-len(content) % 4)
     size = struct.pack(">I", 132 + 12 * count + len(body))
