@@ -512,3 +512,10 @@ def test_a_side_that_its_tag_cannot_hold_is_left_as_it_is(width: int, told: int)
     assert block is not None
     reader = TagReader(io.BytesIO(block))
     assert reader.directory(reader.first, {}).tags[256].data == struct.pack("<H", told)
+
+
+def test_the_standard_table_of_a_jpeg_is_that_of_libjpeg_at_quality_50() -> None:
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "JPEG", quality=50)
+    with Image.open(file) as picture:
+        assert tuple(picture.quantization[0]) == jpeg._STANDARD_TABLE
