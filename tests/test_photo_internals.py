@@ -383,7 +383,7 @@ def test_a_decoder_that_cannot_be_started_is_a_refusal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["avif", "jpg", "heic", "webp"])
 def test_a_side_that_a_format_does_not_hold_is_refused_before_anything_is_encoded(suffix: str, tmp_path: Path) -> None:
-    longest = {"avif": 65_535, "jpg": 65_500, "heic": 16_384, "webp": 16_383}[suffix]
+    longest = {"avif": 65_535, "jpg": 65_500, "heic": 65_535, "webp": 16_383}[suffix]
     for shape in ((1, longest + 1, 3), (longest + 1, 1, 3)):
         with pytest.raises(PhotoError, match=f"allows at most {longest} on a side"):
             save_photo(Photo(np.zeros(shape, np.uint8)), tmp_path / f"photo.{suffix}")
@@ -398,16 +398,6 @@ def test_a_file_that_exists_is_refused_before_anything_is_encoded(
     with pytest.raises(PhotoError, match="exists"):
         save_photo(Photo(np.zeros((8, 8, 3), np.uint8)), tmp_path / "photo.jpg")
     assert (tmp_path / "photo.jpg").read_bytes() == b"mine"
-
-
-@pytest.mark.parametrize(("stored", "again"), [(40, 65), (85, 80)])
-def test_a_heic_is_not_exact_and_comes_back_about_as_large_as_it_was(stored: int, again: int, tmp_path: Path) -> None:
-    save_photo(Photo(np.asarray(makers.scene(3))), tmp_path / "photo.heic", quality=stored)
-    photo = open_photo(tmp_path / "photo.heic")
-    assert not photo.encoding.lossless
-    save_photo(photo, tmp_path / "again.heic")
-    save_photo(photo, tmp_path / "expected.heic", quality=again)
-    assert (tmp_path / "again.heic").stat().st_size == (tmp_path / "expected.heic").stat().st_size
 
 
 def test_a_resolution_lies_between_one_and_a_hundred_thousand() -> None:
