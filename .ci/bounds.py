@@ -27,7 +27,15 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
 ENDS = {"lowest": "lowest-direct", "highest": "highest"}
-EXTRAS = ("fast", "jxl", "lora", "looks", "raw", "train")  # what one machine can show: no cluster, no page, no opencv
+EXTRAS = (
+    "c2pa",
+    "fast",
+    "jxl",
+    "lora",
+    "looks",
+    "raw",
+    "train",
+)  # what one machine can show: no cluster, no page, no opencv
 
 # Photo files of every kind that is written, through the installed package.
 FILES = """
@@ -45,6 +53,24 @@ for suffix in ("jpg", "png", "webp", "tif", "avif", "heic", "jxl"):
     assert open_photo(f"photo.{suffix}").pixels.shape == photo.pixels.shape, suffix
 """
 
+# Content credentials, by a certificate of the tests' making.
+SIGNED = """
+import json
+import sys
+from pathlib import Path
+sys.path.append(sys.argv[2])
+import c2pa
+from certificates import certificate, ec, write_signer
+from diffretouch import Signer, open_photo, save_photo
+
+authority = ec.generate_private_key(ec.SECP256R1())
+root = certificate("Root", authority, "Root", authority, ca=True)
+signer = Signer(*map(str, write_signer(Path(), authority, root)))
+save_photo(open_photo(sys.argv[1]), "signed.jpg", signer=signer, source=sys.argv[1], done="nothing")
+with open("signed.jpg", "rb") as file, c2pa.Reader("image/jpeg", file) as reader:
+    assert json.loads(reader.json())["active_manifest"]
+"""
+
 
 def steps(python: Path) -> dict[str, list[str | Path]]:
     """What has to work, as command lines, in a folder of its own."""
@@ -56,6 +82,7 @@ def steps(python: Path) -> dict[str, list[str | Path]]:
             *("--save-look", "look.safetensors", "--cube", "look.cube"),
         ],
         "the library, every file format": [python, "-c", FILES, photo],
+        "content credentials": [python, "-c", SIGNED, photo, ROOT / "tests"],
         "a data set": [
             *(command, "dataset", "synthetic", ROOT / "examples", "-o", "data", "--num-inputs", "1"),
             *("--long-side", "96", "--validation", "0.2", "--test", "0.2", "--conditions", "linear"),

@@ -50,6 +50,10 @@ TESTS = {
         "case_metadata",
         "case_pixels",
         "cases",
+        "companions",
+        "credentials",
+        "jxl",
+        "raw_exif",
     ],
 }
 ROOMS = tuple(TESTS)

@@ -21,6 +21,8 @@ from diffretouch.photo.space import space_of as found_space
 
 KINDS = (np.uint8, np.uint16)
 PROFILES = WIDE | {f"curve of {name}": with_curve(curve) for name, curve in CURVES.items() if name != "kind 3"}
+EXPONENTS = (b"\1\xcc", b"\2\x33", b"\2\x66")  # 1.8, 2.2 and 2.4
+PROFILES["of three curves"] = with_curve(*(b"curv" + bytes(4) + b"\0\0\0\1" + exponent for exponent in EXPONENTS))
 LARGE = (500, 600)  # smaller photos are left to numpy
 
 

@@ -190,6 +190,89 @@ def test_headers_are_read_as_the_decoder_reads_them():
             assert [channel.is_alpha for channel in found.channels] == [True]
 
 
+def header_of(*fields: tuple[int, int]) -> bytes:
+    """A header of these values, each with its number of bits, and nothing behind it."""
+    number = at = 0
+    for value, count in fields:
+        assert 0 <= value < 1 << count or value == count == 0
+        number |= value << at
+        at += count
+    return b"\xff\x0a" + number.to_bytes(-(-at // 8), "little")
+
+
+SMALL = ((1, 1), (2, 5), (0, 3), (4, 5))  # 40 x 24
+DEPTH = ((0, 1), (3, 2), (11, 6), (0, 1))  # 12 bits
+END = ((0, 1), (0, 1), (1, 1), (0, 5))  # of its own colours, with a profile; what is behind it differs from ones
+AS_USUAL = (0, 1)
+
+
+def largest(bits: tuple[int, ...], way: int) -> tuple[tuple[int, int], ...]:
+    """A number in one of four ways, with all the bits that this one adds set."""
+    return (way, 2), ((1 << bits[way]) - 1, bits[way])
+
+
+@pytest.mark.parametrize("ratio", range(8))
+@pytest.mark.parametrize("way", [None, 0, 1, 2, 3])
+def test_sizes_are_told_in_eights_or_in_one_of_four_ways_and_by_a_ratio(way, ratio):
+    bits, above, below = (9, 13, 18, 30), (1, 1, 12, 4, 3, 16, 5, 2), (1, 1, 10, 3, 2, 9, 4, 1)
+    height, side = (256, ((31, 5),)) if way is None else (1 << bits[way], largest(bits, way))
+    other, width = ((), height * above[ratio] // below[ratio]) if ratio else (side, height)
+    found = read_header(header_of((way is None, 1), *side, (ratio, 3), *other, (1, 1)))
+    assert (found.width, found.height) == (width, height)
+    assert found[2:] == (False, 8, False, (), True, False, None), "all else as usual"
+
+
+@pytest.mark.parametrize("way", range(4))
+def test_what_is_said_of_the_presentation_is_passed_over(way):
+    sizes, eights, ones = (9, 13, 18, 30), (0, 0, 5, 9), (6, 8, 10, 12)
+    intended = ((1, 1), (0, 1), *largest(sizes, way), (0, 3), *largest(sizes, way))
+    by_ratio = ((1, 1), (1, 1), (31, 5), (3, 3))
+    in_eights = ((1, 1), (1, 1), *largest(eights, way), (0, 3), *largest(eights, way))
+    in_ones = ((1, 1), (0, 1), *largest(ones, way), (5, 3))
+    animation = ((1, 1), *largest((0, 0, 10, 30), way), *largest((0, 0, 8, 10), way), *largest((0, 3, 16, 32), way))
+    none = ((0, 1),)
+    for size in (none, intended, by_ratio):
+        for preview in (none, in_eights, in_ones):
+            for moves in (none, (*animation, (1, 1))):
+                told = (*SMALL, AS_USUAL, (1, 1), (5, 3), *size, *preview, *moves, *DEPTH, (0, 2), *END)
+                expected = (40, 24, moves is not none, 12, False, (), False, True)
+                assert read_header(header_of(*told))[:8] == expected
+
+
+def test_depths_of_numbers_and_of_floating_point_are_told_in_four_ways():
+    for is_float, values in ((False, (8, 10, 12, 64)), (True, (32, 16, 24, 64))):
+        for way, depth in enumerate(values):
+            told = ((is_float, 1), *largest((0, 0, 0, 6), way), *(((15, 4),) if is_float else ()), (1, 1))
+            found = read_header(header_of(*SMALL, AS_USUAL, (0, 1), *told, (0, 2), *END))
+            assert found[:8] == (40, 24, False, depth, is_float, (), False, True)
+            assert found.depth_at == (None if is_float or way else 16 + 14 + 3)  # behind the mark, sizes and flags
+
+
+@pytest.mark.parametrize("named", [(0, 0), (1, 15), (2, 47), (3, 48)])
+def test_channels_beside_the_colours_are_alpha_or_passed_over(named):
+    way, length = named
+    name = ((way, 2), (length - (0, 0, 16, 48)[way], (0, 4, 5, 10)[way]), *((255, 8),) * length)
+    start = (*SMALL, AS_USUAL, (0, 1), *DEPTH)
+    for kind, behind, expected in (
+        (((0, 2),), ((0, 1),), (True, False)),  # alpha
+        (((0, 2),), ((1, 1),), (True, True)),  # alpha that colours are multiplied by
+        (((1, 2),), (), (False, False)),  # depth
+        (((2, 2), (0, 4)), ((0, 32), ((1 << 32) - 1, 32)), (False, False)),  # of a spot colour
+        (((2, 2), (3, 4)), ((3, 2), (255, 8)), (False, False)),  # of a filter's colours
+        (((2, 2), (3, 4)), ((1, 2), (3, 2)), (False, False)),
+        (((3, 2), (63, 6)), (), (False, False)),  # of a kind to come
+    ):
+        for smaller in ((0, 2), (1, 2), (2, 2), (3, 2)):
+            spare = ((7, 3),) if smaller == (3, 2) else ()
+            channel = ((0, 1), *kind, *DEPTH[:3], smaller, *spare, *name, *behind)
+            found = read_header(header_of(*start, (2, 2), (0, 4), *channel, (1, 1), *END))
+            assert found.channels == (expected, (True, False)) and found[6:8] == (False, True)
+    for count in (((1, 2),), ((2, 2), (15, 4)), ((3, 2), (4095, 12))):
+        number = {1: 1, 2: 17, 3: 4096}[count[0][0]]
+        found = read_header(header_of(*start, *count, *((1, 1),) * number, *END))
+        assert found.channels == ((True, False),) * number and found[6:8] == (False, True)
+
+
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_hdr_is_refused_and_wide_colours_have_their_profile(wrapped):
     for numbers, profile in (((1, 13, 0, 1), None), ((12, 13, 0, 1), DISPLAY_P3)):

@@ -951,3 +951,15 @@ def test_adapters_work_where_weights_are_offloaded(pipe, tiny_pipeline, first, s
     pipe.unfuse_lora()
     pipe.unload_lora_weights()
     np.testing.assert_allclose(retouch(pipe), untouched, atol=1e-5)
+
+
+def test_an_adapter_whose_writing_fails_leaves_nothing_behind(pipe, tmp_path):
+    def full(tensors: Any, path: str) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    layers = {"down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.zeros(1, 16)}
+    layers["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight"] = torch.zeros(16, 1)
+    with pytest.raises(OSError, match="the disk is full"):
+        pipe.save_lora_weights(tmp_path / "style", layers, save_function=full)
+    assert list((tmp_path / "style").iterdir()) == []

@@ -116,6 +116,14 @@ def test_what_is_darker_than_black_is_black(profile):
     assert Photo(black, icc_profile=profile).retouch(contrast).pixels.max() == 0
 
 
+def test_the_least_change_of_a_deep_photo_is_made():
+    coefficients = AffineGrid.identity().coefficients.clone()
+    coefficients[[3, 7, 11]] += 2 * 3 / 65_535  # three levels, of signed values
+    grey = np.full((4, 12, 3), 30_000, np.uint16)
+    moved = Photo(grey, icc_profile=DISPLAY_P3).retouch(AffineGrid(coefficients, AffineGrid.identity().guide)).pixels
+    assert np.abs(moved.astype(int) - 30_003).max() <= 1
+
+
 def test_the_transforms_reach_beyond_srgb_and_do_not_clip_there():
     """Against the method's own functions on unbounded values: pure Display P3 colours, of which sRGB has none."""
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)
@@ -169,13 +177,14 @@ def test_memory_of_a_retouch_does_not_grow_with_the_photo():
 # ---------------------------------------------------------------------------------------------------------- profiles
 
 
-def with_curve(curve: bytes) -> bytes:
-    """Display P3 with another tone curve."""
+def with_curve(*curves: bytes) -> bytes:
+    """Display P3 with another tone curve, or with one for each of red, green and blue."""
     (count,) = struct.unpack_from(">I", DISPLAY_P3, 128)
     entries = [struct.unpack_from(">4sII", DISPLAY_P3, 132 + 12 * index) for index in range(count)]
     body, table = b"", struct.pack(">I", count)
     for name, at, length in entries:
-        content = curve if name.endswith(b"TRC") else DISPLAY_P3[at : at + length]
+        channel = b"rgb".find(name[:1]) if len(curves) == 3 else 0
+        content = curves[channel] if name.endswith(b"TRC") else DISPLAY_P3[at : at + length]
         table += struct.pack(">4sII", name, 132 + 12 * count + len(body), len(content))
         body += content + bytes(-len(content) % 4)
     size = struct.pack(">I", 132 + 12 * count + len(body))

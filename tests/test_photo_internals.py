@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
+from xml.dom import minidom
 
 import makers
 import numpy as np
@@ -14,14 +17,37 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from diffretouch.photo import Photo, avif, heic, jpeg, open_photo, raw, save_photo, webp
+from diffretouch.photo import (
+    Photo,
+    PhotoError,
+    avif,
+    decode_process,
+    heic,
+    isolation,
+    jpeg,
+    open_photo,
+    raw,
+    save_photo,
+    webp,
+)
+from diffretouch.photo.boxes import boxes
 from diffretouch.photo.claims import opened_xmp
-from diffretouch.photo.colour import _REC_2020, ADOBE_RGB, DISPLAY_P3, profile_of_code_points, profile_tags
+from diffretouch.photo.colour import (
+    _REC_2020,
+    ADOBE_RGB,
+    DISPLAY_P3,
+    profile_of_chromaticities,
+    profile_of_code_points,
+    profile_tags,
+)
 from diffretouch.photo.companions import left_of_heic
-from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral, optional_module
+from diffretouch.photo.core import BAND_ROWS, Refused, is_neutral, optional_module, sane_dpi
+from diffretouch.photo.exif import MAKER_NOTE_TAG, exif_of_tiff
 from diffretouch.photo.readers import kind_of
-from diffretouch.photo.space import _is_sound, _xyz, is_srgb
-from diffretouch.photo.xmp import Packet
+from diffretouch.photo.space import _curve, _is_sound, _xyz, is_srgb
+from diffretouch.photo.tags import CHILDREN, EXIF_TAG, Tag, TagReader, exif_block, upright_exif
+from diffretouch.photo.tiff import _check_tiff_kind
+from diffretouch.photo.xmp import Packet, _declare
 
 
 @pytest.mark.parametrize("channel", range(3))
@@ -309,3 +335,177 @@ def test_long_profiles_and_packets_of_a_jpeg_are_cut_into_segments_that_say_so()
     foreign = [part.replace(part[35:67], b"0" * 32, 1) for part in extension]
     kept = jpeg._with_extension(main, foreign)
     assert kept is main, "an extension of another packet is none of this one"
+
+
+def test_a_decoder_process_gets_memory_for_the_pixels_that_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (-1, -1))
+    monkeypatch.setattr("resource.setrlimit", lambda _, limits: asked.append(limits))
+    decode_process._limit_memory(10**9)
+    decode_process._limit_memory(1)
+    assert asked == [(24 * 10**9, -1), (4 << 30, -1)]
+
+
+def test_what_a_library_prints_is_no_part_of_a_decoders_answer() -> None:
+    program = (
+        "import os\nfrom diffretouch.photo import decode_process\n"
+        "def answer(request):\n    os.write(1, b'a library prints\\n')\n    return 'refused', request['kind']\n"
+        "decode_process._answer = answer\ndecode_process.main()"
+    )
+    request = b'{"seconds": 9, "kind": "A"}\n{"seconds": 9, "kind": "B"}\n'
+    done = subprocess.run([sys.executable, "-c", program], input=request, capture_output=True, check=True)
+    answers = io.BytesIO(done.stdout)
+    assert [decode_process.receive(answers) for _ in range(2)] == [("refused", "A"), ("refused", "B")]
+    assert done.stderr == 2 * b"a library prints\n" and not answers.read()
+
+
+def test_larger_files_have_more_time_to_be_decoded(tmp_path: Path) -> None:
+    class Process:
+        def ask(self, request: dict, seconds: float) -> tuple:
+            given.append((seconds, request["seconds"]))
+            return ("refused", "by the test"), b""
+
+    (tmp_path / "photo").write_bytes(bytes(3 * isolation.BYTES_PER_SECOND))
+    given: list[tuple[float, float]] = []
+    pool = isolation.DecoderPool(seconds=20)
+    pool._free.append(Process())
+    with pytest.raises(Refused, match="by the test"):
+        pool.decode(str(tmp_path / "photo"), "RAW", 1)
+    assert given == [(23, 23)] and len(pool._free) == 1
+
+
+def test_a_decoder_that_cannot_be_started_is_a_refusal(tmp_path: Path) -> None:
+    (tmp_path / "photo").write_bytes(b"RAW")
+    pool = isolation.DecoderPool([str(tmp_path / "no such program")])
+    with pytest.raises(Refused, match=r"^no process could be started to decode it \(No such file or directory\)$"):
+        pool.decode(str(tmp_path / "photo"), "RAW", 1)
+
+
+@pytest.mark.parametrize("suffix", ["avif", "jpg", "heic", "webp"])
+def test_a_side_that_a_format_does_not_hold_is_refused_before_anything_is_encoded(suffix: str, tmp_path: Path) -> None:
+    longest = {"avif": 65_535, "jpg": 65_500, "heic": 65_535, "webp": 16_383}[suffix]
+    for shape in ((1, longest + 1, 3), (longest + 1, 1, 3)):
+        with pytest.raises(PhotoError, match=f"allows at most {longest} on a side"):
+            save_photo(Photo(np.zeros(shape, np.uint8)), tmp_path / f"photo.{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_exists_is_refused_before_anything_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    monkeypatch.setattr("diffretouch.photo.saving._encoded", None)
+    with pytest.raises(PhotoError, match="exists"):
+        save_photo(Photo(np.zeros((8, 8, 3), np.uint8)), tmp_path / "photo.jpg")
+    assert (tmp_path / "photo.jpg").read_bytes() == b"mine"
+
+
+def test_a_resolution_lies_between_one_and_a_hundred_thousand() -> None:
+    for lowest in (1, 100_000):
+        assert sane_dpi(lowest, lowest) == (lowest, lowest)
+    for wrong in ((0.99, 300), (300, 0.99), (100_001, 300), (300, 100_001)):
+        assert sane_dpi(*wrong) is None
+
+
+def test_primaries_that_lie_nearly_on_a_line_are_no_colours() -> None:
+    white, red, green = (0.3127, 0.3290), (0.64, 0.33), (0.30, 0.60)
+    between = tuple((a + b) / 2 + 0.003 for a, b in zip(red, green, strict=True))
+    with pytest.raises(Refused, match="cHRM"):
+        profile_of_chromaticities((*white, *red, *green, *between), None)
+
+
+def test_a_curve_of_one_number_is_an_exponent_in_256ths() -> None:
+    levels = np.linspace(0, 1, 65_536)
+    for stored, exponent in ((b"\2\x33", 563 / 256), (b"\1\0", 1)):
+        np.testing.assert_allclose(_curve(b"curv" + bytes(4) + b"\0\0\0\1" + stored), levels**exponent, atol=1e-9)
+    np.testing.assert_allclose(_curve(b"curv" + bytes(8)), levels, atol=1e-9)
+
+
+def test_a_box_without_content_at_the_end_is_one() -> None:
+    data = b"\0\0\0\x0cfree" + bytes(4) + b"\0\0\0\x08skip"
+    assert list(boxes(data)) == [(b"free", 8, 12), (b"skip", 20, 20)]
+    assert list(boxes(data[:-1])) == [(b"free", 8, 12)]
+
+
+def test_values_of_a_directory_lie_at_even_places_and_the_block_ends_where_it_does() -> None:
+    tags = {code: Tag(2, len(text), text, 0, None) for code, text in ((270, b"five\0"), (271, b"seven!\0"))}
+    block = exif_block(tags, "<")
+    assert block is not None
+    reader = TagReader(io.BytesIO(block))
+    assert reader.size == len(block)
+    found = reader.directory(reader.first, {}).tags
+    assert {code: tag.data for code, tag in found.items()} == {code: tag.data for code, tag in tags.items()}
+    assert all(tag.at % 2 == 0 for tag in found.values())
+
+
+def test_an_inner_prefix_of_another_name_space_leaves_the_outer_one_its_own() -> None:
+    document = minidom.parseString('<r xmlns:p="urn:a"><e p:x="1"><f xmlns:p="urn:b" p:y="2"/></e></r>')
+    moved = document.documentElement.firstChild
+    _declare(moved)
+    again = minidom.parseString(moved.toxml()).documentElement
+    assert again.getAttributeNS("urn:a", "x") == "1"
+    assert again.firstChild.getAttributeNS("urn:b", "y") == "2"
+
+
+def test_at_quality_100_an_avif_holds_colours_exactly(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    save_photo(Photo(pixels), tmp_path / "photo.avif", quality=100)
+    np.testing.assert_array_equal(open_photo(tmp_path / "photo.avif").pixels, pixels)
+
+
+def test_a_tiff_of_16_bits_is_the_deepest_and_a_palette_holds_8(tmp_path: Path) -> None:
+    class Page:
+        photometric, compression, sampleformat, planarconfig = 1, 1, 1, 1
+        imagedepth, samplesperpixel, bitspersample, extrasamples = 1, 1, 16, ()
+
+    page = Page()
+    _check_tiff_kind(page)
+    page.bitspersample = 17
+    with pytest.raises(Refused, match="1 to 16 bits"):
+        _check_tiff_kind(page)
+    page.photometric, page.bitspersample = 3, 9
+    with pytest.raises(Refused, match="palette of 9 bits"):
+        _check_tiff_kind(page)
+    page.bitspersample = 8
+    _check_tiff_kind(page)
+
+
+@pytest.mark.parametrize(("at", "stays"), [(7, False), (8, True), (1 << 16, True), ((1 << 16) + 1, False)])
+def test_a_makers_note_stays_where_it_is_or_is_left_out_with_a_word(at: int, stays: bool) -> None:
+    note = Tag(7, 6, b"Canon!", at)
+    block, notes = exif_of_tiff({EXIF_TAG: Tag(4, 1, b"", 0, {MAKER_NOTE_TAG: note, 36864: Tag(7, 4, b"0232")})}, "<")
+    assert block is not None and (block[at : at + 6] == b"Canon!") == stays == (not notes)
+    reader = TagReader(io.BytesIO(block))
+    inside = reader.directory(reader.first, CHILDREN).tags[EXIF_TAG].children or {}
+    assert inside[36864].data == b"0232" and (MAKER_NOTE_TAG in inside) == stays
+    assert not stays or inside[MAKER_NOTE_TAG].at == at
+
+
+@pytest.mark.parametrize("behind", [b"", b"a maker's note"])
+def test_a_thumbnail_goes_with_its_bytes_and_what_lies_behind_it_stays(behind: bytes) -> None:
+    picture, start = b"\xff\xd8\xff\xe0old\xff\xd9", 8 + 18 + 30  # behind two directories
+    directories = makers.tiff_block([{256: (4, [8])}, {513: (4, [start]), 514: (4, [len(picture)])}])
+    assert len(directories) == start
+    orientation, block = upright_exif(directories + picture + behind, 6, 4)
+    assert orientation == 1 and block is not None
+    assert block[start:] == (bytes(len(picture)) + behind if behind else b"")
+    reader = TagReader(io.BytesIO(block))
+    main = reader.directory(reader.first, {})
+    assert main.next == 0 and main.tags[256].data == b"\6\0\0\0"
+    other = directories + b"no" + picture[2:] + behind
+    assert upright_exif(other, 6, 4)[1][start:] == other[start:], "only a JPEG is blanked"
+
+
+@pytest.mark.parametrize(("width", "told"), [(65_535, 65_535), (65_536, 8)])
+def test_a_side_that_its_tag_cannot_hold_is_left_as_it_is(width: int, told: int) -> None:
+    _, block = upright_exif(makers.tiff_block([{256: (3, [8])}]), width, 4)
+    assert block is not None
+    reader = TagReader(io.BytesIO(block))
+    assert reader.directory(reader.first, {}).tags[256].data == struct.pack("<H", told)
+
+
+def test_the_standard_table_of_a_jpeg_is_that_of_libjpeg_at_quality_50() -> None:
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "JPEG", quality=50)
+    with Image.open(file) as picture:
+        assert tuple(picture.quantization[0]) == jpeg._STANDARD_TABLE

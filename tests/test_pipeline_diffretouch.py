@@ -20,7 +20,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 
+import diffretouch
 from diffretouch import ATTRIBUTES, AffineGridHead, DiffRetouchPipeline
+from diffretouch.model.folder_diffretouch import of_the_package
 from diffretouch.model.sampling_diffretouch import are_middle, one_generator_each, truncated_timesteps
 
 SCHEDULERS = {
@@ -1112,3 +1114,9 @@ def test_a_folder_whose_code_is_not_the_installed_code_says_so(folder, tmp_path,
         (copy / "grid_head" / "modeling_affine_grid.py").write_text("# Another version.\n")
         DiffRetouchPipeline.from_pretrained(copy)
     assert f"grid_head/modeling_affine_grid.py of the model in {copy} differ" in caplog.text
+
+
+def test_what_needs_the_package_is_found_in_it_by_name():
+    assert of_the_package("push") is diffretouch.push
+    with pytest.raises(AttributeError):
+        of_the_package("no such name")

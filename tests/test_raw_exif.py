@@ -15,6 +15,7 @@ import pytest
 from test_photo_formats import EXIF_IFD, GPS_IFD, MAKE, MODEL, ORIENTATION, PLACE, exif_block, told_by
 
 from diffretouch.photo import open_photo
+from diffretouch.photo.raw import _panasonic_damage
 from diffretouch.photo.raw_exif import FEW_KEPT, exif_by_libraw, exif_of_parts
 from diffretouch.photo.tags import CHILDREN, EXIF_TAG, GPS_TAG, TagReader, directory_bytes, tiff_start
 
@@ -120,3 +121,20 @@ def test_a_raw_without_exif_keeps_what_libraw_tells_and_says_so(tmp_path):
     told = told_by(photo.exif)
     assert (told[MAKE], told[MODEL], 305 in told) == ("Fujifilm", "INVENTED X1", False)
     assert (told[EXIF_IFD][36867], told[EXIF_IFD][34855]) == ("2026:05:17 18:30:00", 200)
+
+
+@pytest.mark.parametrize(
+    ("tags", "length", "missing"),
+    [
+        ({280: (4, [512])}, 512 + 160, None),
+        ({280: (4, [512])}, 512 + 159, "1 of 160 bytes of its picture are missing"),
+        ({280: (4, [512]), 45: (3, [8])}, 512, None),  # of the kind whose length cannot be told
+        ({280: (4, [0xFFFF_FFFF])}, 512, None),  # as Panasonic writes where it does not say it
+        ({45: (3, [1])}, 512, None),
+    ],
+)
+def test_a_panasonic_picture_is_as_long_as_its_pixels_take_at_least(tags, length, missing):
+    file = (b"IIU\0" + makers.tiff_block([tags])[4:]).ljust(length, b"\0")
+    raw = SimpleNamespace(sizes=SimpleNamespace(raw_width=20, raw_height=7))
+    assert _panasonic_damage(io.BytesIO(file), raw) == missing
+    assert _panasonic_damage(io.BytesIO(b"II*\0" + file[4:]), raw) is None

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ from diffretouch import BUNDLED_MODEL
 from diffretouch.commands import cli
 
 ROOT = Path(__file__).parents[1]
-READMES = ("README.md", "space/README.md", "train_lora/README.md", "dataset_card/README.md")
-READMES += ("CONTRIBUTING.md", "docs/index_page.md", "pipeline/diffretouch/bundled/README.md")
+PAGES = ("*.md", "*/*.md", ".github/*.md", "docs/site/**/*.md", "pipeline/diffretouch/bundled/README.md")
+# The changelog tells of the past too.
+READMES = [path for pattern in PAGES for path in sorted(ROOT.glob(pattern)) if path.name != "CHANGELOG.md"]
 PROGRAMS = r"(diffretouch|python3?|make|tensorboard|uv|torchrun|accelerate|pip|hf|curl|export|\.|\S+/\S+\.py)\s"
 
 HUB = "writes to the Hub; tests/test_hub.py pushes to a stand-in of it"
@@ -51,6 +53,7 @@ RUN = (
 
 READ = {
     "make retouch": SETUP,
+    "make retouch PHOTO=IMG_1234.jpg": SETUP,
     "make test": CHECKS,
     "make space": "serves until it is stopped; tests/test_space.py serves the same page",
     "make train-demo": CHECKS,
@@ -63,6 +66,9 @@ READ = {
     "make bundle-code": "tests/test_bundled.py compares the copies",
     "benchmarks/corpus.py FOLDER --metadata": "needs a folder of other people's photos",
     "diffretouch retouch IMG_1234.jpg -o better.jpg --brightness 0.3 --temperature -0.5": "is run above, with more",
+    "diffretouch retouch IMG_1234.jpg -o better.jpg --brightness 0.3": "is run above, with more",
+    "diffretouch match liked.jpg mine.jpg -o like-it.jpg": "is run above, with another photo",
+    "diffretouch retouch mine.jpg -o better.jpg --sign cert.pem key.pem": "needs a certificate; test_credentials.py",
     "diffretouch retouch shoot -o signed --sign cert.pem key.pem": "needs a certificate; tests/test_credentials.py",
     "make docs": "tests/test_docs.py builds the site",
     "diffretouch space": "serves until it is stopped; tests/test_space.py serves the same page",
@@ -94,6 +100,8 @@ NOT_OURS = {
     ". .venv/bin/activate": SETUP,
     "pip wheel --no-deps . -w dist": SETUP,
     "pip install 'diffretouch[mcp]'": SETUP,
+    "pip install 'diffretouch[c2pa]'": SETUP,
+    'pip install ".[fast,raw]"': SETUP,
     "pip install torch --index-url https://download.pytorch.org/whl/cpu": SETUP,
     "hf auth login": HUB,
     "tensorboard --logdir runs/my-style": OTHERS,
@@ -105,7 +113,7 @@ NOT_OURS = {
 }
 
 # Not commands to type: named, without their arguments.
-NAMED = {"diffretouch dataset synthetic", "diffretouch evaluate", "diffretouch look"}
+NAMED = {"diffretouch dataset synthetic", "diffretouch evaluate", "diffretouch look", "diffretouch convert"}
 
 # The curl lines of space/README.md need the page: tests/test_space.py runs them.
 ELSEWHERE = re.compile(r"(URL|FILE|DATA|ASK|EVENT)=|curl ")
@@ -124,7 +132,7 @@ def commands_of(text: str) -> list[str]:
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
-FOUND = {command for name in READMES for command in commands_of((ROOT / name).read_text(encoding="utf-8"))}
+FOUND = {command for name in READMES for command in commands_of(name.read_text(encoding="utf-8"))}
 
 
 def test_every_command_of_the_readmes_stands_in_one_of_the_tables_and_none_is_left_over():
@@ -252,3 +260,6 @@ def test_programs_of_others_exist(command):
     assert program in scripts | ours_to_install | builtin or shutil.which(program, path=os.environ["PATH"])
     for name in re.findall(r"-r (\S+)", command):
         assert (ROOT / name).is_file()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for names in re.findall(r"\[([a-z0-9,]+)\]", command):
+        assert set(names.split(",")) <= set(extras)

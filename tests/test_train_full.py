@@ -184,3 +184,14 @@ def test_a_missing_pretrained_model_is_one_line(script, command, tmp_path: Path,
     assert script.main(command(pretrained_model=tmp_path / "no" / "such" / "model")) == 2
     assert "`pretrained_model` has to be" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_path_that_is_not_there_is_no_hub_id(script, command, tmp_path: Path, capsys, monkeypatch) -> None:
+    """A path beside a folder that is there is no Hub id, and no Hub is asked for it."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diffretouch.training.models.DiffRetouchPipeline.from_pretrained", None)
+    for missing in ("runs/start", "./start", "runs/2/final", str(tmp_path / "start")):
+        assert script.main(command(pretrained_model=missing)) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "`pretrained_model` has to be" in said and said.endswith(f"got {missing}: there is no such folder")

@@ -23,9 +23,8 @@ def starting_pipeline(config: TrainingConfig) -> DiffRetouchPipeline:
         ValueError: if `pretrained_model` is no DiffRetouch model.
     """
     if config.pretrained_model:
-        source = BUNDLED_MODEL if config.pretrained_model == "bundled" else config.pretrained_model
         try:
-            pipe = DiffRetouchPipeline.from_pretrained(source)
+            pipe = DiffRetouchPipeline.from_pretrained(_source(config.pretrained_model))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f'`pretrained_model` has to be "bundled", a DiffRetouch folder or a Hub id, got '
@@ -35,6 +34,17 @@ def starting_pipeline(config: TrainingConfig) -> DiffRetouchPipeline:
         pipe = new_pipeline(config.model)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _source(name: str) -> Path | str:
+    """The folder or Hub id; a path beside others on this machine is not looked for on the Hub when it is not there."""
+    if name == "bundled":
+        return BUNDLED_MODEL
+    path = Path(name)
+    is_path = path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir()
+    if is_path and "/" in name and not path.is_dir():
+        raise FileNotFoundError("there is no such folder")
+    return name
 
 
 class Adapter:
