@@ -22,7 +22,7 @@ import PIL.Image
 
 from ..look.agree import Verdict, verdicts
 from ..look.fit import Error, Fit, Pixels, at_strength, delta_e, fit_pixels
-from ..look.lut import Lut, LutError, fit_lut
+from ..look.lut import SMOOTHNESS, Lut, LutError, fit_lut
 from ..model.modeling_affine_grid import AffineGrid
 from ..photo import Photo, PhotoError, open_photo
 from .registration import register
@@ -31,6 +31,9 @@ _VIEW = 1280  # pixels of the long side that pairs are brought into register at
 _FITTED = 768  # and that they are compared at: grain, JPEG noise and a pixel's shift are averaged away
 _MOST_PIXELS, _LEAST_OF_A_PAIR = 1 << 16, 1 << 10
 _FOLDS = 8
+# Of a table that departs from a look: a third of what `fit_lut` takes for what is not given a start. Measured on 20 and
+# 24 photos of "faded film", from 1, 5 and 21 pairs: 1 to 3% nearer.
+TABLE_SMOOTHNESS = SMOOTHNESS / 3
 _SAME = 0.3  # Delta E below which nothing was edited
 _TOLD_LOCAL = 0.03  # of the pixels
 _ADAPTS = 0.25  # of the edit, from which another photo will not get what these got
@@ -100,9 +103,9 @@ class LookFromPairs:
         chosen = self.pixels[self.fit.kept]
         held_back = chosen.folds == chosen.folds.min()
         others, first = chosen[~held_back], chosen[held_back]
-        told = fit_lut(others.before, others.after, size, self.look) if len(others.before) else None
+        told = fit_lut(others.before, others.after, size, self.look, TABLE_SMOOTHNESS) if len(others.before) else None
         apart = delta_e(told.apply(first.before[None])[0], first.after) if told else self.fit.held_back
-        table = fit_lut(chosen.before, chosen.after, size, self.look).table
+        table = fit_lut(chosen.before, chosen.after, size, self.look, TABLE_SMOOTHNESS).table
         error = LutError(float(apart.mean()), float(np.quantile(apart, 0.95)))
         lut = Lut(table, error, f"the edits of {len(self.names)} photos, on held-back pixels")
         return lut.at_strength(strength)
