@@ -62,7 +62,7 @@ class FirstLook:
 
 def first_look(pipe: DiffRetouchPipeline, pairs: PairCache, head: bool, judged: bool) -> FirstLook:
     """The start that is nearest to the targets on pairs it was not fitted to; with `head`, a fitted head is tried, and
-    where pairs are `judged`, it finds those that are of another style than most."""
+    where pairs are `judged`, it finds those that are of another style than most (`same_style`)."""
     chosen = torch.tensor(evenly_spaced(list(range(len(pairs))), _MOST_PAIRS))
     batch = pairs.batch(chosen, pairs.conditions(chosen), torch.zeros(len(chosen), dtype=torch.bool))
     photos, targets = (quantised(pictures) for pictures in (batch.photo, batch.target))

@@ -6,37 +6,37 @@ brightness by three times what its slider does; held against that, the slider wo
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ..attributes import ATTRIBUTES, attribute_scores
 from ..evaluation.measure import evenly_spaced
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .data import PairCache, quantised
 
-_MOST_PHOTOS = 80
+_MOST_PHOTOS = 40
 _AT_ONCE = 16
 _LEAST = 0.1  # of the scores' spread over the targets: a model may have no sliders yet
 
 
 @torch.no_grad()
 def own_reach(pipe: DiffRetouchPipeline, pairs: PairCache) -> torch.Tensor:
-    """(4,): by how much a slider's step of 1 moves its score in `pipe` as it is, each tried on every fourth photo."""
+    """(4,): by how much a slider's step of 1 moves its score in `pipe` as it is, on average over the pairs' photos."""
     chosen = torch.tensor(evenly_spaced(list(range(len(pairs))), _MOST_PHOTOS))
     batch = pairs.batch(chosen, pairs.conditions(chosen), torch.zeros(len(chosen), dtype=torch.bool))
-    photos = quantised(batch.photo)
-    tried = F.one_hot(torch.arange(len(photos)) % len(ATTRIBUTES), len(ATTRIBUTES)).float()
-    up, down = (_scores(pipe, photos, sign * tried) for sign in (1, -1))
-    moved = ((up - down) / 2 * tried).sum(0) / tried.sum(0).clamp_min(1)
+    photos = list(quantised(batch.photo))
+    moved = []
+    for number, name in enumerate(ATTRIBUTES):
+        up, down = (_scores(pipe, photos, {name: position})[:, number] for position in (1.0, -1.0))
+        moved.append((up - down).mean() / 2)
     targets = torch.cat([attribute_scores(group) for group in pairs.target_groups()])
-    return torch.maximum(moved, _LEAST * targets.std(0, correction=0)).clamp_min(1e-6)
+    return torch.maximum(torch.stack(moved), _LEAST * targets.std(0, correction=0)).clamp_min(1e-6)
 
 
-def _scores(pipe: DiffRetouchPipeline, photos, condition: torch.Tensor) -> torch.Tensor:
-    """(N, 4) of the retouches of photos (N, p, p, 3) under c (N, 4)."""
-    made = []
-    for start in range(0, len(photos), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        sliders = dict(zip(ATTRIBUTES, condition[part].T.tolist(), strict=True))
-        made.append(pipe(list(photos[part]), output_type="pt", **sliders).images)
+def _scores(pipe: DiffRetouchPipeline, photos: list[np.ndarray], sliders: dict[str, float]) -> torch.Tensor:
+    """(N, 4) of the retouches of N photos (p, p, 3)."""
+    made = [
+        pipe(photos[start : start + _AT_ONCE], output_type="pt", **sliders).images
+        for start in range(0, len(photos), _AT_ONCE)
+    ]
     return attribute_scores(torch.cat(made).float())
