@@ -6,7 +6,8 @@
 "Faded film" (my_style.py) is learned from 1, 5 and 21 of the train pairs, spread evenly, and measured as Delta E 2000
 on the unseen ones. From one pair the photo decides, so there the figures are means over several starts. The LUT is as
 smooth as serves it best on the unseen photos themselves, which is in its favour. `style` is the style itself on the
-unseen files: what their JPEG noise leaves. The seconds are of a process that does it all, from its start: one pair of `--megapixels`, look or LUT, in turns.
+unseen files: what their JPEG noise leaves. The seconds are of a process that does it all, from its start: one pair of
+`--megapixels`, look or LUT, in turns.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import numpy as np  # noqa: E402
-from styles import faded_film  # noqa: E402
+import styles  # noqa: E402
 
 COUNTS = (1, 5, 21)
 LUT_SIZE = 17
@@ -61,7 +62,8 @@ def measure_error(pairs: Path) -> dict[str, Any]:
         for side in (0, 1)
     )
     names = sorted(path.name for path in (pairs / "train" / "before").iterdir())
-    known = faded_film(np.round(before * 255).astype(np.uint8)[None])[0] / np.float32(255)
+    known = styles.faded_film(  # type: ignore[attr-defined]  # mypy finds another module of that name first
+        np.round(before * 255).astype(np.uint8)[None])[0] / np.float32(255)
     rows: dict[str, Any] = {
         name: {"mean": float(delta_e(made, after).mean())} for name, made in (("no change", before), ("style", known))
     }

@@ -5,8 +5,8 @@ A look is a table of colours that comes after the model's own retouch G, of whic
     retouch = table(I + s (G(0) - I) + U (G(c) - G(0)))
 
 so that sliders move the photo as far as without it: U takes back what the table does to colour differences on average,
-or a look that fades colours would fade what is asked for as well. What comes out is one affine bilateral grid per photo
-again, the nearest to that chain on the photo's own colours: it is saved, blended and applied as any other.
+or a look that fades colours would fade what is asked for as well. What comes out is one affine bilateral grid per
+photo again, the nearest to that chain on the photo's own colours: it is saved, blended and applied as any other.
 
 This file travels with every model on the Hub, so it imports nothing of the package but its neighbours.
 """

@@ -6,6 +6,8 @@ brightness by three times what its slider does; held against that, the slider wo
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -33,7 +35,7 @@ def own_reach(pipe: DiffRetouchPipeline, pairs: PairCache) -> torch.Tensor:
     return torch.maximum(torch.stack(moved), _LEAST * targets.std(0, correction=0)).clamp_min(1e-6)
 
 
-def _scores(pipe: DiffRetouchPipeline, photos: list[np.ndarray], sliders: dict[str, float]) -> torch.Tensor:
+def _scores(pipe: DiffRetouchPipeline, photos: list[np.ndarray], sliders: dict[str, Any]) -> torch.Tensor:
     """(N, 4) of the retouches of N photos (p, p, 3)."""
     made = [
         pipe(photos[start : start + _AT_ONCE], output_type="pt", **sliders).images
