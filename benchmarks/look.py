@@ -63,7 +63,8 @@ def measure_error(pairs: Path) -> dict[str, Any]:
     )
     names = sorted(path.name for path in (pairs / "train" / "before").iterdir())
     known = styles.faded_film(  # type: ignore[attr-defined]  # mypy finds another module of that name first
-        np.round(before * 255).astype(np.uint8)[None])[0] / np.float32(255)
+        np.round(before * 255).astype(np.uint8)[None]
+    )[0] / np.float32(255)
     rows: dict[str, Any] = {
         name: {"mean": float(delta_e(made, after).mean())} for name, made in (("no change", before), ("style", known))
     }
