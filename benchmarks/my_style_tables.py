@@ -4,8 +4,9 @@
 
 "photos" is the folder that dataset_card/fetch_photos.py makes, "my-style" one to work in: pairs, data sets, adapters
 and the errors of every row stay there, what depends on the bundled model under its hash, with each training's log.
-The result is written again after every row, with what there is so far; rows that need no training come first, and
-`--rows look` makes no others. One thread; a training takes some six minutes of it.
+The result is written again after every row, with what there is so far; rows that need no training come first.
+`--rows look` makes no others, `--rows trained` those whose adapters are there already. One thread; a training takes
+some six minutes of it.
 
 Sets, of styles.py's styles: fixed, adaptive, and both with one pair in five of another style, cropped or shifted.
 Rows: no change, a LUT from the same pairs, looks of the nearest photos, the look, the bundled model, the kit as it was
@@ -49,6 +50,8 @@ AS_IT_WAS = (
     "sampled_batch_size=0",
     "max_train_steps=300",
     "patience=null",
+    "contrastive=signed",
+    "condition_dropout=0.15",
 )
 ALL_KEPT = ("judge_pairs=false",)
 _SEED = 0
@@ -61,12 +64,12 @@ class Work:
     Args:
         folder: to work in.
         photos: of dataset_card/fetch_photos.py.
-        trains: whether rows that need training are made.
+        rows: "look", without those that need training; "trained", with those that are trained already; "all".
     """
 
     folder: Path
     photos: Path
-    trains: bool
+    rows: str
 
     def pairs(self, name: str) -> Path:
         """`my_style.py pairs` of a set."""
@@ -101,14 +104,21 @@ class Work:
 
     def adapter(self, name: str, kind: str = "data", overrides: tuple[str, ...] = ()) -> Path:
         """The adapter trained on a set by the recipe my_style, changed by `overrides`."""
-        changed = [override.partition("=")[0] for override in overrides]
-        folder = self.of_bundle / _slug(" ".join([name, kind, *changed[:1]]))
+        folder = self._run_of(name, kind, overrides)
         if not (folder / "final").is_dir():
             settings = [f"dataset={self.data(name, kind)}", f"output_dir={folder}", "report_to=none", *overrides]
             resume = ["--resume"] if any(folder.glob("checkpoint-*")) else []
             trainer = ROOT / "train_lora" / "train_lora.py"
             _run([trainer, "--recipe", "my_style", *settings, *resume], folder.with_suffix(".log"))
         return folder / "final"
+
+    def _run_of(self, name: str, kind: str, overrides: tuple[str, ...]) -> Path:
+        changed = [override.partition("=")[0] for override in overrides]
+        return self.of_bundle / _slug(" ".join([name, kind, *changed[:1]]))
+
+    def may_have(self, name: str, kind: str = "data", overrides: tuple[str, ...] = ()) -> bool:
+        """Whether the adapter is there, or may be trained."""
+        return self.rows == "all" or (self._run_of(name, kind, overrides) / "final").is_dir()
 
     def once(self, folder: Path, name: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, as JSON; made once."""
@@ -176,15 +186,15 @@ def tables(work: Work) -> Iterator[tuple[str, str, Any]]:
         yield from ((name, "delta_e_2000", rows) for rows in _rows(work, name, _plain(work, name)))
     for name in CONTROLLED:
         yield from ((name, "controls by looks", rows) for rows in _controls(work, name, by_looks=True))
-    if not work.trains:
+    if work.rows == "look":
         return
     for name in SETS:
         yield from (
             (name, "delta_e_2000", rows) for rows in _rows(work, name, _plain(work, name) | _trained(work, name))
         )
-        if name in CONTROLLED:
+        if name in CONTROLLED and work.may_have(name):
             yield name, "sliders", _sliders(work, name)
-    for name in CONTROLLED:
+    for name in filter(work.may_have, CONTROLLED):
         yield from ((name, "controls by adapters", rows) for rows in _controls(work, name, by_looks=False))
 
 
@@ -213,11 +223,10 @@ def _model(work: Work, adapter: Callable[[], Path] | None) -> Callable[[], Any]:
 def _trained(work: Work, name: str) -> Rows:
     kept = work.of_bundle / f"{_slug(name)}-rows"
     found = {"bundled model, c = 0": _model(work, None)}
-    if SETS[name][1] is None:
-        found["LoRA as it was"] = _model(work, partial(work.adapter, name, overrides=AS_IT_WAS))
-    else:
-        found["ours, all pairs kept"] = _model(work, partial(work.adapter, name, overrides=ALL_KEPT))
-    found["ours"] = _model(work, partial(work.adapter, name))
+    other = ("LoRA as it was", AS_IT_WAS) if SETS[name][1] is None else ("ours, all pairs kept", ALL_KEPT)
+    for row, overrides in (other, ("ours", ())):
+        if work.may_have(name, overrides=overrides):
+            found[row] = _model(work, partial(work.adapter, name, overrides=overrides))
     return {row: (kept, make) for row, make in found.items()}
 
 
@@ -297,11 +306,10 @@ def _looks(
 
 
 def _adapters(work: Work, name: str, other: str) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
-    kinds = ("reversed", "mismatched")
-    return _model(work, partial(work.adapter, name)), {
-        "another photographer's": _model(work, partial(work.adapter, other)),
-        **{f"{kind} pairs": _model(work, partial(work.adapter, name, kind)) for kind in kinds},
-    }
+    kinds = [kind for kind in ("reversed", "mismatched") if work.may_have(name, kind)]
+    others = {"another photographer's": _model(work, partial(work.adapter, other))} if work.may_have(other) else {}
+    others |= {f"{kind} pairs": _model(work, partial(work.adapter, name, kind)) for kind in kinds}
+    return _model(work, partial(work.adapter, name)), others
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -309,14 +317,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, help="folder made by dataset_card/fetch_photos.py")
     parser.add_argument("work", type=Path, help="folder to work in, kept")
-    parser.add_argument("--rows", choices=("all", "look"), default="all", help="look: those that need no training")
+    parser.add_argument(
+        "--rows", choices=("all", "look", "trained"), default="all", help="which (default: %(default)s)"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args(arguments)
     from diffretouch.files import save_json
 
     results: dict[str, dict[str, Any]] = {}
     try:
-        for name, kind, table in tables(Work(options.work.resolve(), options.photos.resolve(), options.rows == "all")):
+        for name, kind, table in tables(Work(options.work.resolve(), options.photos.resolve(), options.rows)):
             results.setdefault(name, {})[kind] = table
             save_json(results, options.output)
     except (OSError, TypeError, ValueError) as error:

@@ -101,6 +101,31 @@ def test_of_a_share_of_nothing_the_look_alone_is_left_and_sliders_move_as_far(pi
     np.testing.assert_allclose(retouch(pipe), faded(torch.from_numpy(PHOTO)).numpy(), atol=0.01)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [lambda colours: 0.1 + 0.75 * colours, lambda colours: 1 - colours, lambda colours: colours.flip(-1)],
+    ids=["faded", "a negative", "red for blue"],
+)
+def test_sliders_reach_as_far_after_a_look_as_without(edit) -> None:
+    look = AdapterLook(table_of(edit), 0.0)
+    at_rest = torch.zeros(1, 12, 2, 1, 1)
+    at_rest[:, [0, 5, 10]] = 1
+    asked = at_rest.clone()
+    asked[:, [3, 7]] += 0.08  # red and green lighter, by that much of [-1, 1]
+    grid = AffineGrid(look.kept(asked, at_rest)[0], AffineGrid.identity(2).guide)
+    moved = edit(torch.from_numpy(grid.apply(PHOTO))) - edit(torch.from_numpy(PHOTO))
+    torch.testing.assert_close(moved.mean((0, 1)), torch.tensor([0.04, 0.04, 0.0]), atol=1e-4, rtol=0)
+
+
+def test_after_a_look_in_black_and_white_sliders_do_not_run_away() -> None:
+    look = AdapterLook(table_of(lambda colours: colours.mean(-1, keepdim=True).expand_as(colours)), 0.0)
+    at_rest = torch.zeros(1, 12, 2, 1, 1)
+    at_rest[:, [0, 5, 10]] = 1
+    asked = at_rest + 0.1 * torch.randn(at_rest.shape, generator=torch.Generator().manual_seed(0))
+    moved, wanted = look.kept(asked, at_rest) - at_rest, asked - at_rest
+    assert moved.norm() <= 1.5 * wanted.norm() * (1 + 1e-5)
+
+
 def test_weight_zero_disabled_and_unloaded_are_the_model_itself(pipe, plain, tmp_path) -> None:
     untouched = retouch(pipe)
     pipe.load_lora_weights(add_look(plain, tmp_path / "a.safetensors", faded, 0.5), "a")

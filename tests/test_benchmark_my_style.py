@@ -89,6 +89,14 @@ def test_all_tables_are_made_row_by_row_and_go_on_where_they_stopped(
     assert again["faded film"]["delta_e_2000"]["look"] == found["faded film"]["delta_e_2000"]["look"]
 
 
+def test_rows_of_adapters_that_are_there_need_no_training(all_tables, tmp_path) -> None:
+    trained, everything = (all_tables.Work(tmp_path, tmp_path, rows) for rows in ("trained", "all"))
+    assert list(all_tables._trained(trained, "studio print")) == ["bundled model, c = 0"]
+    (trained.of_bundle / "studio-print-data" / "final").mkdir(parents=True)
+    assert list(all_tables._trained(trained, "studio print")) == ["bundled model, c = 0", "ours"]
+    assert list(all_tables._trained(everything, "studio print"))[1:] == ["LoRA as it was", "ours"]
+
+
 def test_data_for_controls_is_the_same_photos_turned_round_or_with_others_targets(all_tables, tmp_path) -> None:
     from diffretouch.data.dataset import read_split
 

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 from hub_server import HubServer
@@ -83,6 +84,27 @@ def test_a_bad_pair_is_named_and_the_rest_built_with_exit_1(pairs: list[str], tm
     assert lines[0].startswith("diffretouch: 3: cannot open 3-edit.jpg")
     assert lines[1] == "diffretouch: 1 photos left out, the rest is built"
     assert (tmp_path / "out" / "build.json").is_file()
+
+
+def test_a_pair_that_is_one_picture_twice_is_left_out_and_said(pairs: list[str], tmp_path: Path, capsys) -> None:
+    PIL.Image.open(Path(pairs[0], "1.png")).save(Path(pairs[1], "1-edit.jpg"), quality=95)
+    assert cli.main(["dataset", "pairs", *pairs, "-o", str(tmp_path / "out"), "--test", "0"]) == 1
+    same = "1.png and 1-edit.jpg are the same picture: there is no edit to learn"
+    assert f"diffretouch: 1: {same}" in capsys.readouterr().err
+    for seed in (0, 2):
+        PIL.Image.open(Path(pairs[0], f"{seed}.png")).save(Path(pairs[1], f"{seed}-edit.jpg"), quality=95)
+    assert cli.main(["dataset", "pairs", *pairs, "-o", str(tmp_path / "none")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("diffretouch: The")]
+    assert line.endswith(f"of 3 left out the first: 1: {same}.")
+    assert not (tmp_path / "none").exists()
+
+
+def test_negatives_are_pairs(pairs: list[str], tmp_path: Path) -> None:
+    for seed in range(3):
+        negative = 255 - np.array(PIL.Image.open(Path(pairs[0], f"{seed}.png")).convert("RGB"))
+        PIL.Image.fromarray(negative).save(Path(pairs[1], f"{seed}-edit.jpg"), quality=95)
+    assert cli.main(["dataset", "pairs", *pairs, "-o", str(tmp_path / "out"), "--test", "0"]) == 0
+    assert len(read_split(tmp_path / "out", "train")) == 2  # and one to validate on
 
 
 @pytest.mark.parametrize(

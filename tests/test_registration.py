@@ -56,9 +56,15 @@ def test_straightened_pictures_are_not_safe(degrees: float) -> None:
     assert not register(BEFORE, np.array(turned.crop((25, 25, 425, 275)))).safe
 
 
+def test_a_cropped_negative_is_found() -> None:
+    framing = register(BEFORE, 255 - retouched()[30:270, 40:400])
+    assert framing.safe and framing.box == pytest.approx((40 / 450, 0.1, 400 / 450, 0.9), abs=0.005)
+
+
 @pytest.mark.parametrize("other", range(6))
 def test_another_photo_is_not_safe(other: int) -> None:
-    assert not register(BEFORE, scene(10 + other, 300, 450)).safe
+    unrelated = scene(10 + other, 300, 450)
+    assert not register(BEFORE, unrelated).safe and not register(BEFORE, 255 - unrelated).safe
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,18 @@
 
 A look is a table of colours that comes after the model's own retouch G, of which a share s is kept at c = 0:
 
-    retouch = table(I + s (G(0) - I) + G(c) - G(0))
+    retouch = table(I + s (G(0) - I) + U (G(c) - G(0)))
 
-so that sliders move the photo as far as without it. What comes out is one affine bilateral grid per photo again, the
-nearest to that chain on the photo's own colours: it is saved, blended and applied as any other.
+so that sliders move the photo as far as without it: U takes back what the table does to colour differences on average,
+or a look that fades colours would fade what is asked for as well. What comes out is one affine bilateral grid per
+photo again, the nearest to that chain on the photo's own colours: it is saved, blended and applied as any other.
 
 This file travels with every model on the Hub, so it imports nothing of the package but its neighbours.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,8 @@ LOOK_TENSORS = {"look.table": (TABLE_SIZE, TABLE_SIZE, TABLE_SIZE, 3), "look.sha
 # Of the fit: pixels of the photo a side; colours a side that stand for what the photo does not have, and what they
 # count beside it; how far neighbouring transforms are held together.
 _PIXELS, _COLOURS, _COLOURS_WEIGHT, _TIE = 72, 6, 3e-3, 1e-4
+
+_MOST_GAIN = 1.5  # of U: a look in black and white leaves nothing that could be brought back
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +56,19 @@ class AdapterLook:
         return found[:, :, 0] * 2 - 1 + (pictures - inside)
 
     def kept(self, coefficients: torch.Tensor, at_rest: torch.Tensor) -> torch.Tensor:
-        """Coefficients under c and at c = 0, both (N, 12, D, h, w), -> those of which only the share is kept."""
-        return coefficients + (self.share - 1) * (at_rest - _identity_like(at_rest))
+        """Coefficients under c and at c = 0, both (N, 12, D, h, w), -> those that the table comes after."""
+        asked = (coefficients - at_rest).unflatten(1, (3, 4))
+        taken_back = torch.einsum("jk,nkidhw->njidhw", self._taken_back.to(asked), asked).flatten(1, 2)
+        identity = _identity_like(at_rest)
+        return identity + self.share * (at_rest - identity) + taken_back
+
+    @functools.cached_property
+    def _taken_back(self) -> torch.Tensor:
+        """U (3, 3): the inverse of the linear part of what the table does over all colours, where that fades."""
+        colours, made = (nodes.flatten(0, 2).double() for nodes in (_same(self.table), self.table))
+        slopes = torch.linalg.lstsq(colours - colours.mean(0), made - made.mean(0)).solution.T
+        left, sizes, right = torch.linalg.svd(slopes)
+        return (right.T * (1 / sizes).clamp(1, _MOST_GAIN)) @ left.T
 
     def after(self, grid: Any, view: torch.Tensor) -> Any:
         """The `AffineGrid` nearest to `grid` and then the table, on the photo that `view` (3, S, S) in [0, 1] shows.
@@ -98,6 +113,13 @@ def features_at_rest(
     return denoise(torch.zeros_like(condition))[1]
 
 
+def _same(table: torch.Tensor) -> torch.Tensor:
+    """The table (S, S, S, 3) that changes nothing."""
+    axis = torch.linspace(0, 1, len(table), device=table.device)
+    blue, green, red = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([red, green, blue], -1)
+
+
 def _identity_like(coefficients: torch.Tensor) -> torch.Tensor:
     identity = torch.zeros_like(coefficients)
     identity[:, [0, 5, 10]] = 1
@@ -129,9 +151,7 @@ def blended(looks: Iterable[tuple[float, Mapping[str, torch.Tensor]]]) -> Adapte
     looks = list(looks)
     if not looks:
         return None
-    axis = torch.linspace(0, 1, TABLE_SIZE)
-    blue, green, red = torch.meshgrid(axis, axis, axis, indexing="ij")
-    same = {"look.table": torch.stack([red, green, blue], -1), "look.share": torch.ones(())}
+    same = {"look.table": _same(torch.empty(LOOK_TENSORS["look.table"])), "look.share": torch.ones(())}
     # In this form a look at weight 1 is itself, bit for bit.
     left = 1 - sum(weight for weight, _ in looks)
     mixed = {

@@ -38,7 +38,7 @@ from ..photo import PhotoError, open_photo
 from .card import write_dataset_card
 from .dataset import CONDITIONS, SPLITS, encode, parquet_writer, scores_of, write_parquet
 from .light import to_linear
-from .registration import Framing, register
+from .registration import Framing, register, same_picture
 
 BAD_PHOTOS = ("skip", "stop")
 _WHOLE_SET = 16  # photos from which starting further processes pays
@@ -117,7 +117,8 @@ def pair_rows(job: Job, rules: PairRules) -> Rows:
 
     Raises:
         PhotoError: if a file cannot be read.
-        BadPhoto: if an input and a target do not show the same, or only one of several experts has the photo.
+        BadPhoto: if an input and a target do not show the same, an only expert has changed nothing, or only one of
+            several experts has the photo.
     """
     if rules.conditions is not None and len(job.targets) < 2:
         raise BadPhoto(f"{job.photo_id}: only expert {next(iter(job.targets))} has it, which gives c no scale")
@@ -132,7 +133,11 @@ def pair_rows(job: Job, rules: PairRules) -> Rows:
                 raise BadPhoto(f"{name}: {job.inputs[number].name} and {path.name} {_difference(framing)}")
             if framing is not None and not framing.whole:
                 notes.append(f"{name}: fitted to {path.name}: {_fitting(framing)}")
-            stored.append((name, expert, *_fitted(photo, target, framing, rules.long_side)))
+            fitted = _fitted(photo, target, framing, rules.long_side)
+            if rules.conditions is None and same_picture(*fitted):
+                same = f"{job.inputs[number].name} and {path.name} are the same picture"
+                raise BadPhoto(f"{name}: {same}: there is no edit to learn")
+            stored.append((name, expert, *fitted))
     scores = scores_of([target for *_, target in stored])
     changes = None
     if rules.conditions is None:

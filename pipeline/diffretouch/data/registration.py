@@ -15,6 +15,8 @@ import PIL.Image
 from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.ndimage import uniform_filter
 
+from ..look.fit import delta_e
+
 _COARSE = 192  # long side in pixels of the view that is searched whole
 _FINE = ((384, 0.006, 4), (640, 0.002, 3))  # (long side, step of the scale, steps each way) of the refinements
 _SMALLEST_CROP = 0.3  # of the photo's side; a smaller part of the view fits anywhere by chance
@@ -30,6 +32,7 @@ _LEAST_AGREEMENT = 0.6
 _MOST_DISPLACED = 0.006
 
 
+_SAME = 0.5  # Delta E 2000 below which nothing was edited; a JPEG of quality 95 is at 0.2 to 0.4
 _NEGLIGIBLE = 0.003  # displacement below which a framing that is whole is not searched again
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in fractions of a picture
@@ -68,6 +71,14 @@ class Framing:
         return np.array(_cut(PIL.Image.fromarray(before), self.turn, self.box, size))
 
 
+def same_picture(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether nothing was edited between two pictures of one size, (H, W, 3) uint8, but for what files lose: that is
+    averaged away."""
+    small = (np.asarray(PIL.Image.fromarray(side).reduce(8), np.float32) for side in (before, after))
+    sides = (side.reshape(-1, 3) / 255 for side in small)
+    return bool(delta_e(*sides).mean() < _SAME)
+
+
 def register(before: np.ndarray, after: np.ndarray) -> Framing:
     """Find the part of `before` that `after` shows, upright, in quarter turns, cropped and scaled.
 
@@ -76,8 +87,16 @@ def register(before: np.ndarray, after: np.ndarray) -> Framing:
         after: its retouched version, (h, w, 3) uint8, of any size.
 
     Returns:
-        The best framing found, good or not: look at `safe`.
+        The best framing found, good or not: look at `safe`. A negative's structure is the photo's.
     """
+    framing = _register(before, after)
+    if not framing.safe:
+        inverted = _register(before, 255 - after)
+        framing = inverted if inverted.safe else framing
+    return framing
+
+
+def _register(before: np.ndarray, after: np.ndarray) -> Framing:
     photo, retouched = (PIL.Image.fromarray(picture).convert("L") for picture in (before, after))
     # Everything below sees at most this much, which makes the cost independent of the photos' sizes.
     photo, retouched = (_at_most(picture, 2 * _FINE[-1][0]) for picture in (photo, retouched))

@@ -40,7 +40,7 @@ _TILE_PIXELS = 1 << 17
 
 # Of the fit, on a sample of _SAMPLE_PIXELS: how much a bend of the table counts against the pixels' errors, and over
 # which part of the scale a correction that no pixel asks for fades out.
-_SMOOTHNESS = 128.0
+SMOOTHNESS = 128.0
 _REACH = 0.25
 _ITERATIONS, _TOLERANCE, _TINY = 200, 1e-3, np.finfo(np.float32).tiny
 _COARSEST = 12
@@ -185,13 +185,20 @@ def grid_to_lut(grid: AffineGrid, photo: np.ndarray, size: int = 33, strength: f
     return Lut(table, _error(_looked_up(table, held_out), grid.apply(held_out, strength)))
 
 
-def fit_lut(colours: np.ndarray, targets: np.ndarray, size: int = 33, start: AffineGrid | None = None) -> Lut:
+def fit_lut(
+    colours: np.ndarray,
+    targets: np.ndarray,
+    size: int = 33,
+    start: AffineGrid | None = None,
+    smoothness: float = SMOOTHNESS,
+) -> Lut:
     """The smooth table that brings `colours` nearest to `targets`, both (N, 3) float32 in [0, 1], by least squares.
 
     Stays the identity, or what `start` does, where there are no colours. `error` is over the colours it was fitted to.
 
     Args:
         start: a retouch of one cell to depart from, such as `fit_look` finds.
+        smoothness: how much a bend of the table counts against the pixels' errors.
 
     Example:
         >>> colours = np.random.default_rng(0).random((5000, 3), np.float32)
@@ -202,7 +209,7 @@ def fit_lut(colours: np.ndarray, targets: np.ndarray, size: int = 33, start: Aff
     nodes = _nodes(size)
     table = (start.apply(nodes) if start else nodes).reshape(size, size, size, 3)
     made = _looked_up(table, colours[None])[0] if start else colours
-    table = np.clip(table + _correction(colours, targets - made, size), 0, 1)
+    table = np.clip(table + _correction(colours, targets - made, size, smoothness), 0, 1)
     return Lut(table, _error(_looked_up(table, colours[None]), targets[None]))
 
 
@@ -243,7 +250,7 @@ def _nodes(size: int) -> np.ndarray:
     return np.stack([red, green, blue], axis=-1).reshape(size, -1, 3)
 
 
-def _correction(colours: np.ndarray, wanted: np.ndarray, size: int) -> np.ndarray:
+def _correction(colours: np.ndarray, wanted: np.ndarray, size: int, smoothness: float = SMOOTHNESS) -> np.ndarray:
     """Least squares: nodes (S, S, S, 3) that are smooth and interpolate to `wanted` (N, 3) at `colours` (N, 3).
 
     Minimises sum |interpolated - wanted|^2 + smoothness * integral(|gradient|^2 + |value / reach|^2). The normal
@@ -265,18 +272,18 @@ def _correction(colours: np.ndarray, wanted: np.ndarray, size: int) -> np.ndarra
         for other, other_corner in zip(weights, corners, strict=True):
             offset = int((other_corner - corner) @ strides)
             matrix[offset] = matrix.get(offset, 0) + share * np.bincount(node, weight * other, count)
-    smoothness = _SMOOTHNESS / size
-    matrix[0] += smoothness / (_REACH * size) ** 2
+    bend = smoothness / size
+    matrix[0] += bend / (_REACH * size) ** 2
     index = np.arange(count)
     for stride in strides:
         inner = index // stride % size < size - 1
         for offset, neighboured in ((stride, inner), (-stride, index // stride % size > 0)):
-            matrix[0] += smoothness * neighboured
-            matrix[int(offset)] -= smoothness * neighboured
+            matrix[0] += bend * neighboured
+            matrix[int(offset)] -= bend * neighboured
     # What a table of half the size finds in a fraction of the time is most of it.
     start = np.zeros_like(right)
     if size > _COARSEST:
-        start = _looked_up(_correction(colours, wanted, size // 2 + 1), _nodes(size)).reshape(-1, 3).T
+        start = _looked_up(_correction(colours, wanted, size // 2 + 1, smoothness), _nodes(size)).reshape(-1, 3).T
     rows = {offset: row.astype(np.float32) for offset, row in matrix.items()}
     solution = _solved(rows, right.astype(np.float32), start.astype(np.float32))
     return solution.T.reshape(size, size, size, 3)

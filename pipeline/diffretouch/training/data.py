@@ -199,6 +199,11 @@ def unquantised(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float() / 127.5 - 1
 
 
+def quantised(pictures: torch.Tensor) -> np.ndarray:
+    """(N, 3, p, p) in [-1, 1] -> 8-bit photos (N, p, p, 3)."""
+    return ((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
 def _digest(facts: Any) -> bytes:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).digest()
 

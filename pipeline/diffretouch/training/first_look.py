@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.look_pairs import _sampled, _together
+from ..data.look_pairs import TABLE_SMOOTHNESS, _sampled, _together
 from ..evaluation.measure import evenly_spaced
 from ..look.fit import Fit, Pixels, delta_e, fit_pixels
 from ..look.lut import fit_lut
 from ..model.adapter_look_diffretouch import TABLE_SIZE
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
-from .data import PairCache
+from .data import PairCache, quantised
 from .first_head import first_head
 
 logger = logging.getLogger(__name__)
@@ -62,10 +62,10 @@ class FirstLook:
 
 def first_look(pipe: DiffRetouchPipeline, pairs: PairCache, head: bool, judged: bool) -> FirstLook:
     """The start that is nearest to the targets on pairs it was not fitted to; with `head`, a fitted head is tried, and
-    where pairs are `judged`, it finds those that are of another style than most."""
+    where pairs are `judged`, it finds those that are of another style than most (`same_style`)."""
     chosen = torch.tensor(evenly_spaced(list(range(len(pairs))), _MOST_PAIRS))
     batch = pairs.batch(chosen, pairs.conditions(chosen), torch.zeros(len(chosen), dtype=torch.bool))
-    photos, targets = (_as_bytes(pictures) for pictures in (batch.photo, batch.target))
+    photos, targets = (quantised(pictures) for pictures in (batch.photo, batch.target))
     fitted = first_head(pipe, photos, targets, judged) if head else None
     kept = fitted.kept if fitted else np.ones(len(photos), bool)
     left_out = tuple(pairs.photo_ids[number] for number in chosen[torch.from_numpy(~kept)].tolist())
@@ -91,11 +91,6 @@ def first_look(pipe: DiffRetouchPipeline, pairs: PairCache, head: bool, judged: 
     return found
 
 
-def _as_bytes(pictures: torch.Tensor) -> np.ndarray:
-    """(N, 3, p, p) in [-1, 1] -> (N, p, p, 3) uint8."""
-    return ((pictures + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
 def _colours(picture: np.ndarray) -> np.ndarray:
     return picture.reshape(-1, 3)[::4].astype(np.float32) / 255
 
@@ -108,5 +103,5 @@ def _fit(sources: np.ndarray, targets: np.ndarray) -> tuple[Fit, Pixels]:
 def _table(fit: Fit, pixels: Pixels) -> torch.Tensor:
     """The look as a table, with what only a table can hold of it."""
     kept = pixels[fit.kept]
-    table: Any = fit_lut(kept.before, kept.after, TABLE_SIZE, fit.look).table
+    table: Any = fit_lut(kept.before, kept.after, TABLE_SIZE, fit.look, TABLE_SMOOTHNESS).table
     return torch.from_numpy(table).half()

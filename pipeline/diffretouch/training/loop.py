@@ -43,6 +43,7 @@ from .data import PairCache
 from .first_look import ALONE, FirstLook, first_look
 from .models import Adapter, starting_pipeline
 from .objective import Draw, Objective, Retoucher
+from .own_reach import own_reach
 from .run_report import write_training_report
 from .tracking import Tracker
 from .validation import Validator
@@ -253,13 +254,16 @@ class Trainer:
         cache = Path(config.cache_dir or Path(config.output_dir) / "cache")
         self._pairs = PairCache(rows, self._pipe, config.pixel_size, cache, config.bad_rows, accelerator.device)
         self.one_expert = self._pairs.one_expert
+        # Before a fitted head takes the place of the model's own.
+        keeps_sliders = config.lora_rank is not None and self.one_expert
+        reach = own_reach(self._pipe, self._pairs) if keeps_sliders else None
         self._first = self._first_look(state)
         self.left_out = self._first.left_out if self._first else ()
         if self.left_out:
             self._pairs.leave_out(self.left_out)
         self.untrained = self._why_untrained()
         self.last_step = config.max_train_steps if self.untrained is None else 0
-        self._objective = Objective(config, self._pipe, self._pairs)
+        self._objective = Objective(config, self._pipe, self._pairs, reach)
         rank = config.lora_rank
         self._adapter = None if rank is None else Adapter(self._pipe, rank, config, self._first, self.untrained)
         if config.gradient_checkpointing:

@@ -102,10 +102,17 @@ class Objective:
     Args:
         config: weights and forms of the losses.
         pipe: gives the noise schedule.
-        pairs: gives the scale on which scores are standardised.
+        pairs: the pairs.
+        score_scale: (4,), on which scores are standardised; None = `retouch_spread`.
     """
 
-    def __init__(self, config: TrainingConfig, pipe: DiffRetouchPipeline, pairs: PairCache):
+    def __init__(
+        self,
+        config: TrainingConfig,
+        pipe: DiffRetouchPipeline,
+        pairs: PairCache,
+        score_scale: torch.Tensor | None = None,
+    ):
         self.config = config
         self.pairs = pairs
         self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)  # whatever the pipeline samples with
@@ -113,7 +120,7 @@ class Objective:
         self.noise_offset = pipe.config.noise_offset
         self._unet, self._pipe = pipe.unet, pipe
         # Pictures differ far more than retouches of one picture; only the retouches' spread is a slider's scale.
-        self.score_scale = retouch_spread(pairs)
+        self.score_scale = retouch_spread(pairs) if score_scale is None else score_scale
         self._reach = REACH * slider_reach(pairs, self.score_scale) if config.contrastive == "linear" else None
 
     def draw(self, step: int) -> Draw:

@@ -4,6 +4,14 @@ Among a photographer's pairs there may be some of another style. How far a fit e
 it tells them, but a fit to all pairs has been pulled towards the wrong ones, and hides them. So it is done again with
 those that it predicts best, until these stay (least trimmed squares, Rousseeuw 1984). Photos that want a large change
 are missed by more, also where they are of the style: errors are held against the root of the edit.
+
+Measured on 44 unseen photos ("studio print" of benchmarks/styles.py; every fifth of 40 pairs of another style, cropped
+or shifted): the finished adapter comes to 4.4 Delta E without the pairs that are left out and to 6.4 with all of them,
+2.1 [0.3, 4.3] apart. Trained on all, it fails some photos altogether, by up to 36. Of pairs that are all of one style
+none is left out.
+
+Pairs to validate on are not judged. They only choose among steps, and a pair of another style is about as far from all
+of them; judged by a fit to the training pairs, photos that these lack would go first, which is what validation is for.
 """
 
 from __future__ import annotations
