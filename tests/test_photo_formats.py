@@ -326,6 +326,13 @@ def test_avif_is_written_close_to_the_pixels_with_metadata(tmp_path, alpha):
 # --------------------------------------------------------------------------------------------------------- bad files
 
 
+def test_jpeg_of_12_bits_is_refused_by_its_depth_not_as_damaged(tmp_path):
+    samples = np.random.default_rng(0).integers(0, 4096, (16, 16, 3), np.uint16)
+    (tmp_path / "deep.jpg").write_bytes(imagecodecs.jpeg8_encode(samples, bitspersample=12))
+    with pytest.raises(PhotoError, match="its samples have 12 bits, and JPEG of 8 bits alone can be opened"):
+        open_photo(tmp_path / "deep.jpg")
+
+
 @pytest.mark.parametrize("extension", [".heic", ".avif", ".jxl"])
 def test_heic_avif_and_jpeg_xl_cut_short_are_refused_quietly(tmp_path, capfd, extension):
     save_photo(Photo(random_samples(64, 80, 3)), tmp_path / f"whole{extension}")

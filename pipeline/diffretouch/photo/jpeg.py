@@ -51,10 +51,19 @@ class _Header(JpegImageFile):
         pass
 
 
+def _header(file: BinaryIO) -> JpegImageFile:
+    # The plugin's own class: `Image.open` would apply its own size limits and give multi-picture files other classes.
+    try:
+        return _Header(file)
+    except SyntaxError as error:
+        if bits := re.search(r"(\d+)-bit layers", str(error)):
+            raise Refused(f"its samples have {bits[1]} bits, and JPEG of 8 bits alone can be opened") from None
+        raise
+
+
 def read_jpeg(file: BinaryIO, max_pixels: int) -> Decoded:
     """The first picture of a JPEG file."""
-    # The plugin's own class: `Image.open` would apply its own size limits and give multi-picture files other classes.
-    picture = _Header(file)
+    picture = _header(file)
     check_size(picture.width, picture.height, max_pixels)
     info = picture.info
     space = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}[picture.mode]
