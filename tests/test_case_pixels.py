@@ -144,6 +144,14 @@ def test_avif_shows_its_clean_aperture_only(tmp_path):
     np.testing.assert_array_equal(pixels, np.rot90(np.asarray(makers.scene(18, 64, 48))[17:37, 4:44]))
 
 
+@pytest.mark.parametrize(("mode", "mirrored"), [(b"\0", np.flipud), (b"\1", np.fliplr)])
+def test_avif_that_is_to_be_shown_mirrored_is(tmp_path, mode, mirrored):
+    scene = np.asarray(makers.scene(18, 64, 48))
+    encoded = imagecodecs.avif_encode(scene, 100, pixelformat="yuv444", matrix=0)
+    shown = open_photo(written(tmp_path / "a.avif", makers.with_avif_property(encoded, b"imir", mode))).pixels
+    np.testing.assert_array_equal(shown, mirrored(scene))
+
+
 def test_19_heic_longer_than_8192_is_written(tmp_path):
     pixels = np.asarray(makers.scene(19, 8300, 64))
     save_photo(Photo(pixels), tmp_path / "a.heic", quality=60)
