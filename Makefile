@@ -40,7 +40,7 @@ docs: $(VENV) .venv/docs  ## the documentation site; any warning, such as a brok
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env docs/site build/site
 	@echo "Open build/site/index.html"
 
-bounds: $(VENV)  ## installs the oldest and the newest versions that pyproject.toml allows, and tries them; takes 3 GB each
+bounds: $(VENV)  ## installs the oldest and the newest versions that pyproject.toml allows, and tries them; takes 7 GB
 	$(BIN)/python .ci/bounds.py
 
 foreign: $(VENV)  ## diffusers' own common tests on our pipeline and models: make foreign DIFFUSERS=path/to/its/checkout
