@@ -6,8 +6,8 @@ python .ci/bounds.py --python 3.11 --resolution lowest
 Each end gets an environment of its own (uv resolves it: the lowest versions that pyproject.toml names, or the newest
 of everything), does what the README promises, and is deleted. What was resolved is printed, so a bound that no
 installer can reach shows. PyTorch from PyPI brings CUDA on Linux: an end takes up to 7 GB until it is deleted;
-`UV_TORCH_BACKEND=cpu` takes PyTorch's CPU builds where their index can be reached. Not part of `make test`: it needs an
-index, and its answer may change without a change of ours.
+`UV_TORCH_BACKEND=cpu` takes PyTorch's CPU builds where their index can be reached. Not part of `make test`: it needs
+an index, and its answer may change without a change of ours.
 """
 
 from __future__ import annotations
