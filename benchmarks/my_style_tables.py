@@ -51,6 +51,7 @@ AS_IT_WAS = (
     "max_train_steps=300",
     "patience=null",
     "contrastive=signed",
+    "contrastive_weight=0.3",
     "condition_dropout=0.15",
 )
 ALL_KEPT = ("judge_pairs=false",)
