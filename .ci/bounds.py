@@ -27,15 +27,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
 ENDS = {"lowest": "lowest-direct", "highest": "highest"}
-EXTRAS = (
-    "c2pa",
-    "fast",
-    "jxl",
-    "lora",
-    "looks",
-    "raw",
-    "train",
-)  # what one machine can show: no cluster, no page, no opencv
+# What one machine can show: no cluster, no page, no opencv.
+EXTRAS = ("c2pa", "fast", "jxl", "lora", "looks", "raw", "train")
 
 # Photo files of every kind that is written, through the installed package.
 FILES = """

@@ -57,21 +57,12 @@ def folder_atomically(target: Path) -> Iterator[Path]:
 
     What a kill left of an earlier attempt is removed first. A `target` that exists is replaced.
     """
-    partial = _partial(target)
-    remove_unfinished(target)
-    partial.mkdir(parents=True)
+    partial = target.with_name(f".{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
+        partial.mkdir(parents=True)  # inside: an interrupt may come as soon as it is there
         yield partial
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
     finally:
-        remove_unfinished(target)
-
-
-def remove_unfinished(target: Path) -> None:
-    """Remove what is left of a folder to be; an interrupt may come before `folder_atomically`'s block has begun."""
-    shutil.rmtree(_partial(target), ignore_errors=True)
-
-
-def _partial(target: Path) -> Path:
-    return target.with_name(f".{target.name}.part")
+        shutil.rmtree(partial, ignore_errors=True)

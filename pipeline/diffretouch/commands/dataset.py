@@ -111,7 +111,6 @@ def run_dataset(options: argparse.Namespace) -> int:
 
     A signal to end is taken like Ctrl-C, so that no half-built folder stays.
     """
-    from ..files import remove_unfinished
     from ..photo import PhotoError
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -128,7 +127,6 @@ def run_dataset(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _say([str(error)], 2)
     except KeyboardInterrupt:
-        remove_unfinished(options.out)
         return _say(["stopped; nothing was left behind"], 130)
     finally:
         signal.signal(signal.SIGTERM, before)

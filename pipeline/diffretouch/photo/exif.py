@@ -29,17 +29,12 @@ _UNCALIBRATED = 0xFFFF
 _MOVABLE_NOTES = (b"Nikon\0\2", b"FUJIFILM", b"OLYMPUS\0", b"OM SYSTEM\0", b"PENTAX \0", b"Apple iOS\0")
 """How notes start whose positions are counted from their own beginning."""
 _PLACES_IN_NOTES = (
-    (
-        re.compile(rb"Panasonic\x00{3}"),
-        0,
-        frozenset((0x67, 0x69, 0x6B, 0x6D, 0x6F, 0x80)),
-    ),  # country to landmark, city
-    (re.compile(rb"Nikon\x00\x02"), 10, frozenset((0x39, 0xC3))),  # location, height
-    (
-        re.compile(rb"(?=..(\x01\0\x07\0\x04\0{3}|\0\x01\0\x07\0{3}\x04)0100)", re.S),
-        0,
-        frozenset((0x30, 0x31)),
-    ),  # Samsung
+    # Panasonic: location, country to landmark, city
+    (re.compile(rb"Panasonic\x00{3}"), 0, frozenset((0x67, 0x69, 0x6B, 0x6D, 0x6F, 0x80))),
+    # Nikon: location, height
+    (re.compile(rb"Nikon\x00\x02"), 10, frozenset((0x39, 0xC3))),
+    # Samsung
+    (re.compile(rb"(?=..(\x01\0\x07\0\x04\0{3}|\0\x01\0\x07\0{3}\x04)0100)", re.S), 0, frozenset((0x30, 0x31))),
 )
 """How notes start that name a place, where their own TIFF structure lies (0: they use the block's), and the tags."""
 _FARTHEST_NOTE = 1 << 16  # where it would lie in a block that is zeros up to there
