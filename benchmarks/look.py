@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,18 @@ def measure_error(pairs: Path) -> dict[str, Any]:
     from diffretouch.look.lut import SMOOTHNESS, fit_lut
 
     unseen = [
-        [open_photo(pairs / "unseen" / side / path.name).pixels.reshape(-1, 3) for side in ("before", "after")]
+        [open_photo(pairs / "unseen" / side / path.name).pixels for side in ("before", "after")]
         for path in sorted((pairs / "unseen" / "before").iterdir())
     ]
     rng = np.random.default_rng(0)
-    chosen = [rng.choice(len(before), min(_EACH, len(before)), replace=False) for before, _ in unseen]
-    before, after = (
-        np.concatenate([pair[side][rows] for pair, rows in zip(unseen, chosen, strict=True)]) / np.float32(255)
-        for side in (0, 1)
-    )
+    chosen = [rng.choice(before.size // 3, min(_EACH, before.size // 3), replace=False) for before, _ in unseen]
+
+    def sampled(pictures: Iterable[np.ndarray]) -> np.ndarray:
+        """Of each photo the same pixels (N, 3), in [0, 1]."""
+        rows = [picture.reshape(-1, 3)[places] for picture, places in zip(pictures, chosen, strict=True)]
+        return np.concatenate(rows) / np.float32(255)
+
+    before, after = (sampled(pair[side] for pair in unseen) for side in (0, 1))
     names = sorted(path.name for path in (pairs / "train" / "before").iterdir())
     known = styles.faded_film(  # type: ignore[attr-defined]  # mypy finds another module of that name first
         np.round(before * 255).astype(np.uint8)[None]
@@ -82,10 +86,12 @@ def measure_error(pairs: Path) -> dict[str, Any]:
                     for times in _SMOOTHER
                 },
                 "look": look.look,
-                "look's .cube": look.lut(33),
+                "the look's .cube": look.lut(33),
+                "the look without its table": look.fit.look,
             }
             for name, method in methods.items():
-                found.setdefault(name, []).append(delta_e(method.apply(before[None])[0], after))
+                made = sampled(method.apply(picture) for picture, _ in unseen)
+                found.setdefault(name, []).append(delta_e(made, after))
         luts = [name for name in found if name.startswith("LUT")]
         best = min(luts, key=lambda name: np.mean(found[name]))
         found = {"LUT": found[best], **{name: errors for name, errors in found.items() if name not in luts}}

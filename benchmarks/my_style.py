@@ -124,14 +124,13 @@ def lut_of(pairs: Sequence[Pair], size: int = LUT_SIZE) -> Method:
 
 
 def look_of(pairs: Sequence[Pair]) -> Method:
-    """What `fit_look` finds, as its table."""
+    """What `fit_look` finds."""
     from diffretouch.data.look_pairs import look_from_pairs
 
     in_8_bits = [
         (np.round(before * 255).astype(np.uint8), np.round(after * 255).astype(np.uint8)) for before, after in pairs
     ]
-    found = look_from_pairs(in_8_bits)
-    return found.lut(33).apply
+    return look_from_pairs(in_8_bits).look.apply
 
 
 def nearest_looks(pairs: Sequence[Pair]) -> dict[str, Method]:

@@ -26,7 +26,7 @@ import torch
 from settings import Settings
 from visitors import Visitors
 
-from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, match_look, open_photo, save_photo
+from diffretouch import BUNDLED_MODEL, AffineGrid, DiffRetouchPipeline, Look, match_look, open_photo, save_photo
 from diffretouch.attributes import attribute_scores, attribute_view
 from diffretouch.batch.delivery import first_line
 from diffretouch.batch.settings import BY_A_LOOK, done_by
@@ -45,6 +45,8 @@ except ImportError:
 MAX_SEED = 2**32 - 1
 _LUT_SIZE = 33
 _KEEP_MODELS = 2  # beside the default one
+
+AnyLook = AffineGrid | Look  # of one photo, or for every photo
 
 
 class Refused(ValueError):
@@ -256,34 +258,34 @@ class Editor:
         except (ValueError, TypeError) as error:
             raise Refused(str(error)) from error
 
-    def read_look(self, path: str | Path) -> AffineGrid:
+    def read_look(self, path: str | Path) -> Look:
         """A look file.
 
         Raises:
             Refused: if it is none.
         """
         try:
-            return AffineGrid.load(path)
+            return Look.load(path)
         except (OSError, ValueError) as error:
             raise Refused(str(error).replace(str(path), Path(path).name)) from error
 
-    def save_look(self, upload: Upload, look: AffineGrid) -> Path:
+    def save_look(self, upload: Upload, look: AnyLook) -> Path:
         """The look as a `.safetensors` file."""
         target = self.new_folder() / f"{Path(upload.name).stem}-look.safetensors"
         look.save(target)
         return target
 
-    def write_look(self, upload: Upload, look: AffineGrid, strength: float) -> tuple[list[Path], float, float]:
+    def write_look(self, upload: Upload, look: AnyLook, strength: float) -> tuple[list[Path], float, float]:
         """The look as `.safetensors` and as `.cube`, and the mean and 95th percentile Delta E 2000 of the latter."""
         saved = self.save_look(upload, look)
         cube = saved.with_suffix(".cube")
-        lut = grid_to_lut(look, upload.preview, size=_LUT_SIZE, strength=strength)
+        lut = grid_to_lut(_grid_on(upload.preview, look), upload.preview, size=_LUT_SIZE, strength=strength)
         lut.save_cube(cube)
         return [saved, cube], lut.error.mean, lut.error.p95
 
     # ---- the results -------------------------------------------------------------------------------------------
 
-    def preview(self, upload: Upload, look: AffineGrid, strength: float) -> tuple[Path, tuple[float, ...]]:
+    def preview(self, upload: Upload, look: AnyLook, strength: float) -> tuple[Path, tuple[float, ...]]:
         """Preview-size picture file of the retouched photo, and its four attribute scores."""
         try:
             retouched = look.apply(upload.preview, strength)
@@ -298,7 +300,7 @@ class Editor:
         strength: float,
         remove_gps: bool,
         *,
-        look: AffineGrid | None = None,
+        look: AnyLook | None = None,
         again: bool = True,
         **ask: Any,
     ) -> Finished:
@@ -322,7 +324,7 @@ class Editor:
             view = self.models.get(ask["model"]).photo_view(photo.model_view())
             (applied,) = self.looks(ask["model"], view, ask["sliders"], [ask["seed"]])
         else:
-            applied = look
+            applied = _grid_on(photo.model_view(), look)
         target = self.new_folder() / f"{path.stem}-retouched{saved_suffix(path)}"
         try:
             retouched = photo.retouch(applied, strength)
@@ -359,6 +361,10 @@ def _predict(
 @GPU
 def _matched(pipe: DiffRetouchPipeline, view: torch.Tensor, wanted: np.ndarray) -> Match:
     return match_look(pipe, view[0], wanted)
+
+
+def _grid_on(photo: np.ndarray, look: AnyLook) -> AffineGrid:
+    return look.for_photo(photo) if isinstance(look, Look) else look
 
 
 def _scores(view: torch.Tensor) -> tuple[float, ...]:

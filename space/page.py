@@ -12,10 +12,10 @@ from typing import Any
 
 import gradio as gr
 import strings
-from editor import Editor, Refused, Upload
+from editor import AnyLook, Editor, Refused, Upload
 from visitors import TooMany, visitor
 
-from diffretouch import AffineGrid
+from diffretouch import Look
 from diffretouch.attributes import ATTRIBUTES
 
 HERE = Path(__file__).parent
@@ -41,13 +41,13 @@ class Session:
 
     model: tuple[str, str]
     upload: Upload | None = None
-    look: AffineGrid | None = None
+    look: AnyLook | None = None
     asked: tuple | None = None
     look_name: str | None = None
-    style: AffineGrid | None = None
+    style: Look | None = None
 
 
-def work_of(session: Session) -> tuple[Upload, AffineGrid]:
+def work_of(session: Session) -> tuple[Upload, AnyLook]:
     """The photo and its look.
 
     Raises:

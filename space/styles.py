@@ -9,7 +9,7 @@ from pathlib import Path
 import strings
 from editor import Editor, Refused, shrunk, write_preview
 
-from diffretouch import AffineGrid, open_photo
+from diffretouch import Look, open_photo
 from diffretouch.data.look_pairs import LookFromPairs, look_from_pairs
 from diffretouch.data.matching import PHOTO_SUFFIXES, match_names
 from diffretouch.photo import Photo
@@ -33,7 +33,7 @@ class Style:
         files: the look as .safetensors and .cube.
     """
 
-    look: AffineGrid
+    look: Look
     told: str
     rows: list[list[str]]
     pictures: list[tuple[str, str]]
@@ -107,7 +107,7 @@ def _told(found: LookFromPairs, pairs: Sequence[Pair]) -> str:
     return "\n\n".join(lines)
 
 
-def _pictures(editor: Editor, look: AffineGrid, pairs: Sequence[Pair], opened: Opened) -> list[tuple[str, str]]:
+def _pictures(editor: Editor, look: Look, pairs: Sequence[Pair], opened: Opened) -> list[tuple[str, str]]:
     folder, shown = editor.new_folder(), []
     for number, (before, after) in enumerate(pairs[:_SHOWN_PAIRS]):
         first, second = (shrunk(opened(path).model_view(), _SHOWN_SIDE) for path in (before, after))

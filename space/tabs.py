@@ -13,7 +13,7 @@ import strings
 from editor import MAX_SEED, Editor, Refused
 from page import INSTANT, MODEL, Controls, Session, by_slider, on_edit, told, work_of
 
-from diffretouch import AffineGrid
+from diffretouch import Look
 
 _MAX_VARIANTS = 8
 _PROGRESS = gr.Progress()  # Gradio shows the progress of a handler that has it as a default
@@ -106,7 +106,7 @@ def batch_tab(editor: Editor, session: gr.State, controls: Controls) -> gr.Radio
     return mode
 
 
-def _style_of(now: Session) -> AffineGrid:
+def _style_of(now: Session) -> Look:
     if now.style is None:
         raise Refused(strings.NO_STYLE)
     return now.style

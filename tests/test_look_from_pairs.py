@@ -14,7 +14,7 @@ from PIL import ImageCms
 from scenes import scene
 from scipy.ndimage import map_coordinates, uniform_filter
 
-from diffretouch import AffineGrid, Photo, PhotoError, fit_look
+from diffretouch import AffineGrid, Look, Photo, PhotoError, fit_look
 from diffretouch.commands.cli import main
 from diffretouch.data.look_pairs import PairError, look_from_pairs, pairs_of_folders
 from diffretouch.look.agree import Verdict, verdicts
@@ -52,7 +52,7 @@ def to_bytes(unit: np.ndarray) -> np.ndarray:
     return np.round(np.clip(unit, 0, 1) * 255).astype(np.uint8)
 
 
-def error_on(look: AffineGrid, edit, seed: int = 99) -> float:
+def error_on(look: AffineGrid | Look, edit, seed: int = 99) -> float:
     unseen = photo(seed)
     made, wanted = (picture.reshape(-1, 3) / np.float32(255) for picture in (look.apply(unseen), edit(unseen)))
     return float(delta_e(made, wanted).mean())
@@ -189,6 +189,26 @@ def test_deep_pairs_in_another_colour_space_tell_of_the_same_look():
     assert np.abs(found.apply(unseen).astype(int) - plain.apply(unseen)).mean() < 1.5
 
 
+def test_a_table_is_held_where_it_is_nearer_and_not_where_it_is_not():
+    rng = np.random.default_rng(0)
+    levels = [picture_at(photo(n), level) for n, level in enumerate(rng.uniform(0.4, 1.8, 6))]
+    fixed = look_from_pairs([(photo(seed), more_vibrance(photo(seed))) for seed in range(6)])
+    adaptive = look_from_pairs([(photo(n), level) for n, level in enumerate(levels)])
+    assert fixed.has_table and fixed.look.table is not None
+    assert not adaptive.has_table and adaptive.look.table is None
+    assert error_on(fixed.look, more_vibrance) < 0.9 * error_on(fixed.look.grid, more_vibrance)
+
+
+def picture_at(picture: np.ndarray, level: float) -> np.ndarray:
+    return to_bytes(picture / 255 * level)
+
+
+def test_what_is_told_of_a_look_is_what_it_does_to_photos_it_has_not_seen():
+    found = look_from_pairs([(photo(seed), warm_fade(photo(seed))) for seed in range(8)])
+    unseen = np.mean([error_on(found.look, warm_fade, seed) for seed in range(90, 96)])
+    assert 0.6 < found.error.mean / unseen < 1.6
+
+
 # ---------------------------------------------------------------- pairs among pairs
 
 
@@ -269,14 +289,14 @@ def test_the_command_writes_a_look_and_tables_that_apply(folders, capsys):
     said = capsys.readouterr()
     assert said.out.splitlines() == [str(cube), str(hald), str(out)]
     assert "Delta E 2000 on held-back pairs of 3" in said.err
-    assert error_on(AffineGrid.load(out), warm_fade) < 1.5
+    assert error_on(Look.load(out), warm_fade) < 1.5
     assert "the edits of 3 photos" in cube.read_text()[:200] and PIL.Image.open(hald).size == (125, 125)
     assert main(["retouch", str(folders / "before" / "0.jpg"), "-o", str(folders / "r.jpg"), "--look", str(out)]) == 0
 
 
 def test_a_look_that_makes_grey_still_does_so_weakened_and_is_nothing_at_none():
     photo = scene(1)
-    look = fit_look([(photo, photo // 2 + 40)])
+    look = fit_look([(photo, photo // 2 + 40)]).grid
     grey = look.neutral()
     assert np.ptp(at_strength(grey, 0.5).apply(photo), axis=2).max() == 0
     assert np.array_equal(at_strength(grey, 0.0).apply(photo), photo)
@@ -287,7 +307,7 @@ def test_strength_is_held_by_the_look(folders):
     files = folders / "before" / "0.jpg", folders / "after" / "0.jpg"
     assert look(*files, "-o", folders / "full.safetensors") == 0
     assert look(*files, "-o", folders / "half.safetensors", "--strength", "0.5") == 0
-    full, half = (AffineGrid.load(folders / f"{name}.safetensors") for name in ("full", "half"))
+    full, half = (Look.load(folders / f"{name}.safetensors") for name in ("full", "half"))
     assert np.abs(full.apply(photo(0), 0.5).astype(int) - half.apply(photo(0))).max() <= 1
 
 
@@ -322,7 +342,7 @@ def test_overwrite_replaces_a_look_whole_or_not_at_all(folders, monkeypatch):
     assert out.read_text() == "old" and len(list(folders.iterdir())) == 3
     monkeypatch.undo()
     assert look(folders / "before" / "0.jpg", folders / "after" / "0.jpg", "-o", out, "--overwrite") == 0
-    assert AffineGrid.load(out).coefficients.shape == (12, 8, 1, 1)
+    assert Look.load(out).grid.coefficients.shape == (12, 8, 1, 1)
 
 
 def test_a_haldclut_never_replaces_a_photo(folders, monkeypatch):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .data.look_pairs import fit_look
     from .hub.stable_diffusion import pipeline_from_stable_diffusion
     from .hub.upload import export, push
+    from .look.look import Look
     from .look.match import match_look
     from .model.modeling_affine_grid import AffineGrid, AffineGridHead
     from .model.modeling_latent_codec import FixedLatentCodec
@@ -34,6 +35,7 @@ _HOMES = {
     "DiffRetouchPipeline": "model.pipeline_diffretouch",
     "DiffRetouchPipelineOutput": "model.pipeline_diffretouch",
     "export": "hub.upload",
+    "Look": "look.look",
     "fit_look": "data.look_pairs",
     "match_look": "look.match",
     "pipeline_from_stable_diffusion": "hub.stable_diffusion",
@@ -48,6 +50,7 @@ __all__ = [
     "DiffRetouchPipeline",
     "DiffRetouchPipelineOutput",
     "FixedLatentCodec",
+    "Look",
     "Photo",
     "PhotoError",
     "Signer",

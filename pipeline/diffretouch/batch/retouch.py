@@ -55,7 +55,7 @@ class Retoucher:
     def grids(self, photo: Photo, count: int, check: Callable[[], None]) -> list[Any]:
         """`count` styles of one photo; `check` is called between steps, and may raise to break off."""
         if self._look:
-            return [self._look] * count
+            return [self._look.for_photo(photo.model_view())] * count
         import torch
 
         return self._asked(
@@ -140,10 +140,10 @@ def load_signer(settings: Settings) -> Signer | None:
 
 
 def _load_look(path: str) -> Any:
-    from ..model.modeling_affine_grid import AffineGrid
+    from ..look.look import Look
 
     try:
-        return AffineGrid.load(path)
+        return Look.load(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise UsageError(f"`look` has to be a saved retouch, got {path}: {reason}") from error

@@ -6,14 +6,15 @@
 
 Crops, quarter turns and scale are undone (`registration`). Pairs that show different things, that are the same
 picture twice, or that contradict the others are left out, and a pair that came the wrong way round is turned; the
-notes say so. The fit itself is look/fit.py.
+notes say so. The fit itself is look/fit.py, and then look/lut.py, which adds what only a table can hold.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import PIL.Image
 
 from ..look.agree import Verdict, verdicts
 from ..look.fit import Error, Fit, Pixels, at_strength, delta_e, fit_pixels
-from ..look.lut import SMOOTHNESS, Lut, LutError, fit_lut
+from ..look.look import Look
+from ..look.lut import SMOOTHNESS, Lut, LutError, fit_lut, look_table
 from ..model.modeling_affine_grid import AffineGrid
 from ..photo import Photo, PhotoError, open_photo
 from .registration import register, same_picture
@@ -34,6 +36,7 @@ _FOLDS = 8
 # Of a table that departs from a look: a third of what `fit_lut` takes by itself is 1 to 4% nearer on unseen photos,
 # from 1, 5 and 21 pairs of a fixed edit.
 TABLE_SMOOTHNESS = SMOOTHNESS / 3
+_TABLE_SIZE, _TRIED_SIZE = 33, 17  # of the look, and of those that tell its error, which are as near in half the time
 _TOLD_LOCAL = 0.03  # of the pixels
 _ADAPTS = 0.25  # of the edit, from which another photo will not get what these got
 
@@ -47,20 +50,24 @@ class LookFromPairs:
     """A look, and what is known of it.
 
     Attributes:
-        look: the look; the same for every place of a photo.
-        fit: the errors behind the figures.
+        fit: the chain of affine transforms that the look's table departs from, with the table's errors.
         pixels: what it was fitted to.
         names: of the pairs that it was fitted to.
         notes: what was left out, turned round or masked, one line each.
         left_out: {name of a pair: why it was}.
     """
 
-    look: AffineGrid
     fit: Fit
+    has_table: bool
     pixels: Pixels
     names: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: dict[str, str]
+
+    @property
+    def look(self) -> Look:
+        """The look; the same for every place of a photo."""
+        return self.at_strength(1.0)
 
     @property
     def adapts(self) -> bool:
@@ -90,27 +97,26 @@ class LookFromPairs:
             f"of an edit of {edit:.2f}; {rest}"
         )
 
-    def at_strength(self, strength: float) -> AffineGrid:
+    def at_strength(self, strength: float) -> Look:
         """The look blended with the identity, 0 = no change, 1 = as edited."""
-        return at_strength(self.look, strength)
+        table = self.lut(_TABLE_SIZE, strength).table if self.has_table else None
+        return Look(at_strength(self.fit.look, strength), table)
 
     def lut(self, size: int, strength: float = 1.0) -> Lut:
-        """The look as a table of `size` nodes a side, with what the pixels ask for and a look cannot hold.
+        """The look as a table of `size` nodes a side; its error is that of the look, at strength 1."""
+        return (self._table if size == _TABLE_SIZE else self._fitted(size)).at_strength(strength)
 
-        Its error is that of a table fitted without the first fold, on that fold, at strength 1; the look had seen it.
-        """
-        chosen = self.pixels[self.fit.kept]
-        held_back = chosen.folds == chosen.folds.min()
-        others, first = chosen[~held_back], chosen[held_back]
-        told = fit_lut(others.before, others.after, size, self.look, TABLE_SMOOTHNESS) if len(others.before) else None
-        apart = delta_e(told.apply(first.before[None])[0], first.after) if told else self.fit.held_back
-        table = fit_lut(chosen.before, chosen.after, size, self.look, TABLE_SMOOTHNESS).table
-        error = LutError(float(apart.mean()), float(np.quantile(apart, 0.95)))
-        lut = Lut(table, error, f"the edits of {len(self.names)} photos, on held-back pixels")
-        return lut.at_strength(strength)
+    @functools.cached_property
+    def _table(self) -> Lut:
+        return self._fitted(_TABLE_SIZE)
+
+    def _fitted(self, size: int) -> Lut:
+        kept, look = self.pixels[self.fit.kept], self.fit.look
+        table = _table_of(kept, look, size).table if self.has_table else look_table(look, size)
+        return Lut(table, LutError(*self.error), f"the edits of {len(self.names)} photos, on held-back pixels")
 
 
-def fit_look(pairs: Iterable[tuple[Any, Any]]) -> AffineGrid:
+def fit_look(pairs: Iterable[tuple[Any, Any]]) -> Look:
     """The look that does to every photo what was done to these.
 
     Robust against crops, scale, clipped pixels, JPEG noise, local edits and single pairs of another edit. What one
@@ -125,12 +131,12 @@ def fit_look(pairs: Iterable[tuple[Any, Any]]) -> AffineGrid:
         ImportError: without scikit-image.
 
     Example:
-        >>> from diffretouch import AffineGrid, fit_look, open_photo
+        >>> from diffretouch import fit_look, open_photo
         >>> before = open_photo("photo.jpg").pixels
         >>> darker = (before * 0.6).astype(before.dtype)
         >>> look = fit_look([("photo.jpg", darker)])
         >>> look
-        AffineGrid(12x8x1x1, device=cpu)
+        Look(AffineGrid(12x8x1x1, device=cpu), table of 33)
         >>> bool(abs(look.apply(before).mean() / darker.mean() - 1) < 0.01)
         True
         >>> look.save("darker.safetensors")
@@ -159,13 +165,31 @@ def look_from_pairs(pairs: Iterable[tuple[Any, Any]], opened: Callable[[Any], Ph
     notes = [f"left out: {error}" for error in refused.values()]
     kept, contradicting = _agreeing(names, samples, notes)
     pixels = _together([samples[number] for number in kept])
-    fit = fit_pixels(pixels)
+    fit, has_table = _fit(pixels)
     local = 1 - float(fit.kept.mean())
     if local > _TOLD_LOCAL:
         notes.append(f"{100 * local:.0f}% of the pixels were edited unlike the rest of their colour, and do not count")
     left_out = {name: str(error).removeprefix(name).strip() for name, error in refused.items()}
     left_out |= {names[number]: "edited unlike the others" for number in contradicting}
-    return LookFromPairs(fit.look, fit, pixels, tuple(names[number] for number in kept), tuple(notes), left_out)
+    return LookFromPairs(fit, has_table, pixels, tuple(names[number] for number in kept), tuple(notes), left_out)
+
+
+def _table_of(pixels: Pixels, start: AffineGrid, size: int) -> Lut:
+    return fit_lut(pixels.before, pixels.after, size, start, TABLE_SMOOTHNESS)
+
+
+def _fit(pixels: Pixels) -> tuple[Fit, bool]:
+    """The chain of affine transforms, and whether a table that departs from it is nearer on the folds that neither was
+    fitted to; if so, with its errors there. Of one fold, on itself."""
+    fit = fit_pixels(pixels)
+    held_back = np.empty_like(fit.held_back)
+    for fold, start in fit.without.items():
+        own = pixels.folds == fold
+        others = fit.kept & ~own
+        table = _table_of(pixels[others if others.any() else own], start, _TRIED_SIZE)
+        held_back[own] = delta_e(table.apply(pixels.before[None, own])[0], pixels.after[own])
+    with_table = replace(fit, held_back=held_back)
+    return (with_table, True) if with_table.error.mean < fit.error.mean else (fit, False)
 
 
 def _all_refused(refused: Sequence[Exception]) -> Exception:

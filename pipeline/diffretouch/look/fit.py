@@ -74,12 +74,14 @@ class Fit:
         held_back: (N,) Delta E 2000 of every pixel to its target, by a look that was fitted without its fold.
         edit: (N,) Delta E 2000 between before and after.
         kept: (N,) bool: pixels that agree with the look; the others are edited locally.
+        without: {fold: the look that was fitted without it}.
     """
 
     look: AffineGrid
     held_back: np.ndarray
     edit: np.ndarray
     kept: np.ndarray
+    without: dict[int, AffineGrid]
 
     @property
     def error(self) -> Error:
@@ -117,12 +119,12 @@ def fit_pixels(pixels: Pixels, depth: int = DEPTH) -> Fit:
         apart = _distance(bins, features, wanted, metrics, change)
         agreement = _agreement(apart / _spread(apart if clipped.all() else apart[~clipped]))
         kept, weights = agreement > 0.02, trust * agreement
-    held_back = np.empty(len(bins), np.float32)
+    held_back, without = np.empty(len(bins), np.float32), {}
     for fold, kept_back in zip(equations.folds, equations.without(), strict=True):
-        rows = pixels.folds == fold
-        made = _applied(bins[rows], features[rows], pixels.before[rows], _solved(kept_back, tie, depth))
-        held_back[rows] = delta_e(made, pixels.after[rows])
-    return Fit(_look(change), held_back, delta_e(pixels.before, pixels.after), kept)
+        rows, of_others = pixels.folds == fold, _solved(kept_back, tie, depth)
+        made = _applied(bins[rows], features[rows], pixels.before[rows], of_others)
+        held_back[rows], without[fold] = delta_e(made, pixels.after[rows]), _look(of_others)
+    return Fit(_look(change), held_back, delta_e(pixels.before, pixels.after), kept, without)
 
 
 def quick_look(before: np.ndarray, after: np.ndarray, tie: float = 1e-2, depth: int = 8) -> AffineGrid:

@@ -206,11 +206,15 @@ def fit_lut(
         >>> round(float(lut.apply(np.full((1, 1, 3), 0.8, np.float32)).mean()), 2)
         0.4
     """
-    nodes = _nodes(size)
-    table = (start.apply(nodes) if start else nodes).reshape(size, size, size, 3)
+    table = look_table(start, size) if start else _nodes(size).reshape(size, size, size, 3)
     made = _looked_up(table, colours[None])[0] if start else colours
     table = np.clip(table + _correction(colours, targets - made, size, smoothness), 0, 1)
     return Lut(table, _error(_looked_up(table, colours[None]), targets[None]))
+
+
+def look_table(look: AffineGrid, size: int) -> np.ndarray:
+    """The table (size, size, size, 3) of a retouch of one cell, which does the same everywhere."""
+    return look.apply(_nodes(size)).reshape(size, size, size, 3)
 
 
 def _unit(photo: np.ndarray) -> np.ndarray:

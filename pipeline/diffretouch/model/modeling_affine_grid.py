@@ -9,7 +9,7 @@ import functools
 import math
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -507,10 +507,16 @@ class AffineGrid:
         # Blending pictures equals blending the transforms with the identity.
         return torch.lerp(pixels, retouched, strength)[0].clamp(0, 1)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write this retouch as one self-contained safetensors file, atomically."""
+    def save(self, path: str | os.PathLike[str], beside: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write this retouch as one self-contained safetensors file, atomically.
+
+        Args:
+            path: of the file.
+            beside: further float32 tensors to write by name; `load` passes over them.
+        """
         target = Path(path)
-        tensors = {"coefficients": self.coefficients, **{f"guide.{k}": v for k, v in self.guide.state_dict().items()}}
+        guide = {f"guide.{name}": tensor for name, tensor in self.guide.state_dict().items()}
+        tensors = {"coefficients": self.coefficients, **guide, **(beside or {})}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         data = serialize(tensors, metadata={"format": _LOOK_FORMAT, "version": _LOOK_VERSION})
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
