@@ -113,3 +113,5 @@ def test_what_is_no_photo_is_refused_by_its_name(look):
         look.apply("photo.jpg")
     with pytest.raises(ValueError, match="`photo`"):
         look.for_photo(np.zeros((0, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match="has to be one, of shape"):
+        look.for_photo(torch.zeros(2, 3, 8, 8))

@@ -7,7 +7,6 @@ colours, and that is applied as every other retouch is: as fast, in wide colour 
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from ..model.adapter_look_diffretouch import AdapterLook
-from ..model.modeling_affine_grid import AffineGrid, check_photo, check_photo_tensor, identity_coefficients
+from ..model.modeling_affine_grid import AffineGrid, check_photo, identity_coefficients
 
 _SEEN = 256  # pixels a side of the photo that its grid is fitted to, at least
 _GREY = 1 / 255  # between the channels of a table that makes black-and-white pictures, at most
@@ -111,9 +110,10 @@ class Look:
 def _seen(photo: Any) -> torch.Tensor:
     """(3, h, w) float32 in [0, 1] of every few pixels of a photo."""
     if isinstance(photo, torch.Tensor):
-        check_photo_tensor("photo", photo[None] if photo.ndim == 3 else photo)
-        step = _step(photo.shape[-2:])
-        return photo.reshape(photo.shape[-3:])[:, ::step, ::step].float()
+        if photo.ndim != 3:
+            raise ValueError(f"`photo` has to be one, of shape (3, H, W), got {tuple(photo.shape)}.")
+        step = _step(photo.shape[1:])
+        return photo[:, ::step, ::step].float()
     if isinstance(photo, PIL.Image.Image):
         photo = np.asarray(photo.convert("RGB"))
     step = _step(photo.shape[:2])
@@ -122,4 +122,4 @@ def _seen(photo: Any) -> torch.Tensor:
 
 
 def _step(shape: Any) -> int:
-    return max(1, math.floor(min(shape) / _SEEN))
+    return max(1, min(shape) // _SEEN)
