@@ -50,7 +50,8 @@ class LookFromPairs:
     """A look, and what is known of it.
 
     Attributes:
-        fit: the chain of affine transforms that the look's table departs from, with the table's errors.
+        fit: the chain of affine transforms that the look is, or its table departs from, with the errors of the look.
+        has_table: whether a table is nearer than the chain on what was held back.
         pixels: what it was fitted to.
         names: of the pairs that it was fitted to.
         notes: what was left out, turned round or masked, one line each.

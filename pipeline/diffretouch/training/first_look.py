@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.look_pairs import TABLE_SMOOTHNESS, _sampled, _together
+from ..data.look_pairs import _sampled, _table_of, _together
 from ..evaluation.measure import evenly_spaced
 from ..look.fit import Fit, Pixels, delta_e, fit_pixels
-from ..look.lut import fit_lut
 from ..model.adapter_look_diffretouch import TABLE_SIZE
 from ..model.pipeline_diffretouch import DiffRetouchPipeline
 from .data import PairCache, quantised
@@ -102,6 +101,5 @@ def _fit(sources: np.ndarray, targets: np.ndarray) -> tuple[Fit, Pixels]:
 
 def _table(fit: Fit, pixels: Pixels) -> torch.Tensor:
     """The look as a table, with what only a table can hold of it."""
-    kept = pixels[fit.kept]
-    table: Any = fit_lut(kept.before, kept.after, TABLE_SIZE, fit.look, TABLE_SMOOTHNESS).table
+    table: Any = _table_of(pixels[fit.kept], fit.look, TABLE_SIZE).table
     return torch.from_numpy(table).half()
