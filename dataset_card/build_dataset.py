@@ -7,6 +7,9 @@ The same as `diffretouch dataset synthetic photos -o data-synthetic --table data
 dataset_card/labels --bad-photos stop --num-inputs 8 --num-scenes 2 --num-pages 24 --long-side 256 --conditions
 linear`, whose other options may follow, but every x86-64 processor makes the same bytes. The labels are what
 label_photos.py makes of the photos in 1.5 core-hours.
+
+`--teacher DIR`, the folder `package` of `npm pack @upscalerjs/maxim-retouching@0.1.0` unpacked, lets the teacher
+answer to the flat renditions themselves as well: 2 seconds of one core each at `--long-side 144`.
 """
 
 from __future__ import annotations

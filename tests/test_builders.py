@@ -25,6 +25,7 @@ from diffretouch.attributes import (
     conditions_extreme,
     conditions_quantile,
 )
+from diffretouch.data import builders
 from diffretouch.data import dataset as data_files
 from diffretouch.data.build import (
     BadPhoto,
@@ -53,7 +54,7 @@ from diffretouch.data.light import quantise, to_linear
 from diffretouch.data.panorama import encode_light
 from diffretouch.data.scenes import scene_of, synthetic_rows
 from diffretouch.data.synthetic import camera_photo, finished
-from diffretouch.data.teacher import answer_table
+from diffretouch.data.teacher import TeacherError, answer_table
 from diffretouch.photo import PhotoError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -435,6 +436,34 @@ def test_only_training_photos_are_darker_where_that_is_asked(tmp_path: Path) -> 
     assert mean[3.0] < mean[1.0] - 3
     for split in ("validation", "test"):
         assert all(map(np.array_equal, shown[1.0][split], shown[3.0][split]))
+
+
+def test_a_teacher_changes_targets_of_training_photos_alone(tmp_path: Path, monkeypatch) -> None:
+    class White:
+        def answer(self, picture: np.ndarray) -> np.ndarray:
+            return np.ones(picture.shape, np.float32)
+
+    (tmp_path / "table.tsv").write_text(TABLE)
+    photos, targets = write_photos(tmp_path / "photos"), {}
+    monkeypatch.setattr(builders, "check_package", lambda folder: None)
+    monkeypatch.setattr(builders, "_teacher_of", lambda folder: White())
+    for teacher in (None, tmp_path):
+        out = tmp_path / f"out-{teacher is None}"
+        settings = {"table": tmp_path / "table.tsv", "num_inputs": 8, "long_side": 48, "processes": 1}
+        build_synthetic(photos, out, teacher=teacher, **settings)
+        targets[teacher] = {split: [decode(row["target"]) for row in read_split(out, split)] for split in SPLITS}
+    assert json.loads((out / "build.json").read_text())["teacher"]["version"] == "0.1.0"
+    assert "six tenths" in (out / "README.md").read_text()
+    brighter = [np.mean(b) - np.mean(a) for a, b in zip(*(of["train"] for of in targets.values()), strict=True)]
+    assert max(brighter) > 10 and min(brighter) > -1
+    for split in ("validation", "test"):
+        assert all(map(np.array_equal, targets[None][split], targets[tmp_path][split]))
+
+
+def test_a_missing_teacher_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"@upscalerjs/maxim-retouching 0\.1\.0"):
+        build_synthetic(tmp_path, tmp_path / "out", teacher=tmp_path / "none")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])

@@ -107,6 +107,36 @@ def test_what_comes_in_is_now_and_then_finished_and_wants_less_or_nothing() -> N
     assert np.mean(np.array(wants) > whole) > 0.4
 
 
+def test_a_teachers_taste_changes_what_is_wanted_of_flat_renditions_and_nothing_else() -> None:
+    def red(picture: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.float32([1, 0, 0]), picture.shape)
+
+    tasted = 0
+    for seed in range(40):
+        chosen = taught(seed % len(LIGHTS))
+        picture, wanted = photo_to_retouch(chosen, np.random.default_rng(seed))
+        same, other = photo_to_retouch(chosen, np.random.default_rng(seed), taste=red)
+        np.testing.assert_array_equal(picture, same)
+        if np.array_equal(wanted, other):
+            continue
+        tasted += 1
+        assert distance(picture, quantise(wanted)) > 3, "a finished photo was given the teacher's taste"
+        np.testing.assert_allclose(other, 0.4 * wanted + 0.6 * red(picture), atol=1e-6)
+    assert 5 < tasted < 25
+
+
+def test_pages_and_black_and_white_are_spared_the_teachers_taste() -> None:
+    def refused(picture: np.ndarray) -> np.ndarray:
+        raise AssertionError("the teacher was asked")
+
+    grey = np.repeat(taught(0).natural.mean(-1, keepdims=True), 3, -1)
+    page = draw_page(np.random.default_rng(1)) / np.float32(255)
+    for picture in (grey, page):
+        chosen = Scene(picture**2.2, picture, picture)
+        for seed in range(8):
+            camera_photo(chosen, np.random.default_rng(seed), taste=refused)
+
+
 def test_what_is_measured_on_always_wants_the_whole_natural_retouch() -> None:
     one, rng = taught(1), np.random.default_rng(0)
     for _ in range(20):

@@ -65,6 +65,15 @@ def test_what_leaves_the_range_is_clipped_and_halves_are_rounded(tmp_path):
     np.testing.assert_array_equal(Teacher.from_package(tmp_path, package).retouch(photo), expected)
 
 
+def test_an_answer_is_the_retouch_carried_by_a_table_of_the_pictures_colours(tmp_path):
+    nodes = [node("half", "Mul", "x", "factor"), node("out", "AddV2", "half", "lift")]
+    package = write_package(tmp_path, nodes, {"factor": float32(0.5), "lift": float32(0.1)})
+    teacher, photo = Teacher.from_package(tmp_path, package), gradient()
+    answer = teacher.answer(photo)
+    assert answer.dtype == np.float32 and answer.min() >= 0 and answer.max() <= 1
+    np.testing.assert_allclose(answer, photo / 255 * 0.5 + 0.1, atol=0.04)
+
+
 def test_a_label_is_the_answer_to_the_flattened_photo(tmp_path):
     nodes, constants = [], {}
     for spell, source, output in ((layer_norm, "x", "a"), (gelu, "a", "b"), (linear, "b", "out")):

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     synthetic.set_defaults(run=run_dataset)
     synthetic.add_argument("photos", type=Path, metavar="DIR", help="good photos")
     synthetic.add_argument("--labels", type=Path, metavar="DIR", help="a teacher's answers (label_photos.py)")
+    synthetic.add_argument("--teacher", type=Path, metavar="DIR", help="its unpacked package, for flat renditions")
     synthetic.add_argument("--table", type=Path, metavar="FILE", help="names the photos and their splits")
     _add_option(synthetic, "num-inputs", type=int, default=6, metavar="N", help="inputs per scene (default: 6)")
     _add_option(synthetic, "num-scenes", type=int, default=1, metavar="N", help="scenes per photo (default: 1)")

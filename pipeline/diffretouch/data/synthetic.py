@@ -8,6 +8,7 @@ none).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .experts import documentness
 from .light import lab_of, lab_to_srgb, quantise, roll_off_highlights, to_srgb
+
+Taste = Callable[[np.ndarray], np.ndarray]
+"""What a teacher makes of a picture as it is (`Teacher.answer`): uint8 (H, W, 3) -> float32 in [0, 1]."""
 
 _CAST_AXES = np.array([[0.5, 0.0, -0.5], [-0.15, 0.3, -0.15]])  # red-blue, green-magenta, in stops per channel
 
@@ -70,7 +74,7 @@ def vary(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def photo_to_retouch(
-    scene: Scene, rng: np.random.Generator, underexposure: float = 1.0
+    scene: Scene, rng: np.random.Generator, underexposure: float = 1.0, taste: Taste | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """What may come to be retouched of a scene: the picture (H, W, 3) uint8, and the natural retouch of it, in [0, 1].
 
@@ -87,13 +91,30 @@ def photo_to_retouch(
         return quantise(natural), natural
     if kind < 0.32 + 0.38 * page:
         return degrade(scene.light, rng, 0.3), natural
-    return camera_photo(scene, rng, underexposure)
+    return camera_photo(scene, rng, underexposure, taste)
 
 
-def camera_photo(scene: Scene, rng: np.random.Generator, underexposure: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def camera_photo(
+    scene: Scene, rng: np.random.Generator, underexposure: float = 1.0, taste: Taste | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """A camera's flat rendition of a scene, or one that fails: as `photo_to_retouch`, finished ones left out."""
-    flat = rng.uniform() < 0.5
-    return flat_rendition(scene.light, rng, underexposure) if flat else degrade(scene.light, rng), scene.natural
+    if rng.uniform() >= 0.5:
+        return degrade(scene.light, rng), scene.natural
+    picture = flat_rendition(scene.light, rng, underexposure)
+    return picture, scene.natural if taste is None else _tasted(scene, picture, taste)
+
+
+def _tasted(scene: Scene, picture: np.ndarray, taste: Taste) -> np.ndarray:
+    """What is wanted of a flat rendition: six tenths of the way from the natural retouch to what `taste` makes of it.
+
+    The natural retouch knows the photo behind the rendition, the teacher what a real expert makes of such renditions:
+    on real pairs something between the two is nearer to the expert than either. Pages and black-and-white pictures
+    the teacher has hardly seen.
+    """
+    lab = lab_of(scene.natural)
+    if documentness(lab[..., 0]) > 0.3 or np.hypot(lab[..., 1], lab[..., 2]).mean() < 1:
+        return scene.natural
+    return scene.natural + np.float32(0.6) * (taste(picture) - scene.natural)
 
 
 # ---- camera failings ------------------------------------------------------------------------------------------------
