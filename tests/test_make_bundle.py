@@ -54,3 +54,20 @@ def test_a_bias_that_is_added_changes_nothing(script) -> None:
     full = script.with_bias(made)
     assert full.config.bias
     torch.testing.assert_close(pictures(full), pictures(made))
+
+
+def test_the_mean_counts_every_model_as_often_as_it_says(script, tiny_pipeline, tmp_path) -> None:
+    names = ("conv_in.weight", "conv_out.bias")
+    values = []
+    for number in range(3):
+        pipe = tiny_pipeline()
+        with torch.no_grad():
+            for parameter in (*pipe.unet.parameters(), *pipe.grid_head.parameters()):
+                parameter.fill_(number + 1.0)
+        pipe.save_pretrained(tmp_path / str(number))
+        values.append(pipe)
+    script.average(values[0], [script.weighed(f"{tmp_path / '1'}=3"), script.weighed(str(tmp_path / "2"))])
+    for name in names:
+        mean = values[0].unet.state_dict()[name]
+        torch.testing.assert_close(mean, torch.full_like(mean, (1 + 3 * 2 + 3) / 5))
+    torch.testing.assert_close(values[0].grid_head.out.weight, torch.full_like(values[0].grid_head.out.weight, 2.0))

@@ -10,8 +10,7 @@
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic output_dir=runs/first
 python train_lora/train_full.py --recipe bundled dataset=data-synthetic pretrained_model=runs/first/final \\
     output_dir=runs/second learning_rate=6e-4
-python train_lora/make_bundle.py runs/second --mean_with runs/first/final --gain 1.05 --noise_offset 1.2 \\
-    --fast_timesteps 999
+python train_lora/make_bundle.py runs/second --mean_with runs/first/final=2 --noise_offset 2.0 --fast_timesteps 999
 python train_lora/calibrate_sliders.py pipeline/diffretouch/bundled data-synthetic --num_photos 28 \\
     -o runs/bundled-calibrated
 python train_lora/make_bundle.py runs/second --pipeline runs/bundled-calibrated
@@ -22,13 +21,16 @@ python train_lora/make_bundle.py runs/second evaluation/quality.json --pipeline 
 Bundled three times, because what is calibrated, measured and shown is the bundle. It samples with first-order
 DPM-Solver++, which is DDIM that takes any timesteps: all of a seed's noise is in the initial latents, so that
 `noise_offset` reaches the picture. The mean of a model's weights before and after it was trained on is nearer to
-unseen photos than either (Wortsman et al. 2022, "Model soups"), and retouches less than both, which a gain makes good.
+unseen photos than either (Wortsman et al. 2022, "Model soups"). It may retouch less than all of them, which a gain
+makes good, and its seeds lie nearer together, which `noise_offset` mends. Of which models the bundle is the mean, its
+card says.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -49,12 +51,22 @@ PICTURES = {
 
 
 @torch.no_grad()
-def average(pipe: DiffRetouchPipeline, other: DiffRetouchPipeline) -> None:
-    """Give `pipe` the mean of both pipelines' weights."""
-    for name in ("unet", "grid_head"):
-        theirs = getattr(other, name).state_dict()
-        for key, value in getattr(pipe, name).state_dict().items():
-            value.lerp_(theirs[key], 0.5)
+def average(pipe: DiffRetouchPipeline, others: Sequence[tuple[Path, float]]) -> None:
+    """Give `pipe`, which counts once, the mean of its weights and those of `others`, each as often as it says."""
+    counted = 1.0
+    for folder, weight in others:
+        counted += weight
+        other = DiffRetouchPipeline.from_pretrained(folder)
+        for name in ("unet", "grid_head"):
+            theirs = getattr(other, name).state_dict()
+            for key, value in getattr(pipe, name).state_dict().items():
+                value.lerp_(theirs[key], weight / counted)
+
+
+def weighed(text: str) -> tuple[Path, float]:
+    """A model's folder and how often it counts, of FOLDER or FOLDER=WEIGHT."""
+    folder, _, weight = text.partition("=")
+    return Path(folder), float(weight or 1)
 
 
 @torch.no_grad()
@@ -79,7 +91,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of train_full.py")
     parser.add_argument("evaluation", type=Path, nargs="?", help="quality.json of `diffretouch evaluate`")
-    parser.add_argument("--mean_with", type=Path, help="a model of the same form: the bundle is the mean of both")
+    parser.add_argument(
+        "--mean_with",
+        type=weighed,
+        nargs="+",
+        default=[],
+        metavar="FOLDER[=WEIGHT]",
+        help="models of the same form: the bundle is the mean of all, the run's own counting once",
+    )
     parser.add_argument("--gain", type=float, default=1.0, help="of the retouch, chosen on validation")
     parser.add_argument("--pipeline", type=Path, help="calibrate_sliders.py's output (default: run/final)")
     parser.add_argument("--limits", type=Path, default=DOCS / "bundled-limits.txt", help="one observed limit per line")
@@ -94,8 +113,7 @@ def main() -> None:
     folder = Path(BUNDLED_MODEL)
     limits = [line for line in options.limits.read_text().splitlines() if line]
     pipe = DiffRetouchPipeline.from_pretrained(options.pipeline or options.run / "final")
-    if options.mean_with is not None:
-        average(pipe, DiffRetouchPipeline.from_pretrained(options.mean_with))
+    average(pipe, options.mean_with)
     if options.gain != 1:
         strengthen(pipe.grid_head, options.gain)
     chosen = {
