@@ -6,8 +6,8 @@ some directions, how far the sorted pixels of one would have to be moved to beco
 colours are shifted by n Delta E (CIE 1976), the distance is n.
 
 What is searched is what the experts would do: the styles of some seeds, then the four sliders in [-1, 1] around the
-best one, then how much of that retouch (its strength, at most 1). So a match is a retouch like any other, and where no
-retouch comes near, it says so.
+best one and around the middle one, then how much of that retouch (its strength, at most 1). So a match is a retouch
+like any other, and where no retouch comes near, it says so.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Match:
 def match_look(pipe: Any, photo: Any, reference: Any, **call: Any) -> Match:
     """The retouch of a photo that brings its tones and colours nearest to an example's.
 
-    Some 50 looks are tried, in batches. Black-and-white photos stay so: only brightness and contrast are searched.
+    Some 50 to 90 looks are tried. Black-and-white photos stay so: only brightness and contrast are searched.
 
     Args:
         pipe: a `DiffRetouchPipeline`.
@@ -183,10 +183,11 @@ class _Search:
     def run(self) -> Match:
         before = tones(self._pixels).distance(self._wanted)
         middles = self._tried(np.zeros((SEEDS, 4)), list(range(SEEDS)))
-        seed = int(np.argmin([found for found, _ in middles]))
-        if middles[0][0] <= middles[seed][0] * (1 + _WORTH):
-            seed = 0
-        place, (nearest, grid) = self._sliders(seed, middles[seed])
+        ahead = int(np.argmin([found for found, _ in middles]))
+        # What a style is ahead by with all sliders at 0, the middle one's sliders may do as well.
+        found = {seed: self._sliders(seed, middles[seed]) for seed in {0, ahead}}
+        seed = ahead if found[0][1][0] > found[ahead][1][0] * (1 + _WORTH) else 0
+        place, (_, grid) = found[seed]
         strength, grid, made = self._weakened(grid)
         return Match(
             grid=grid,
