@@ -15,8 +15,7 @@ from skimage.color import rgb2lab
 
 from .light import lab_to_srgb, quantise, to_linear_light
 
-# Below, a picture counts as black-and-white: JPEG leaves that much chroma in grey.
-_COLOURLESS = 1.0
+_COLOURLESS = 1.0  # mean chroma
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Expert:
         # What gets darker keeps its saturation, not its chroma, which would leave the gamut.
         lab[..., 1:] *= np.minimum(1, toned / np.maximum(lab[..., 0], 1e-3))[..., None]
         lab[..., 0] = toned
-        if np.hypot(lab[..., 1], lab[..., 2]).mean() >= _COLOURLESS:
+        if not is_colourless(lab):
             lab[..., 1:] = self._colour(lab, skin, sky, restraint * _room_for_colour(natural))
         return quantise(lab_to_srgb(lab))
 
@@ -111,7 +110,7 @@ def natural(photo: np.ndarray, answer: np.ndarray) -> np.ndarray:
     after[..., 0] = _keep_key(before[..., 0], _stretch(before[..., 0], after[..., 0]))
     sky = subjects(before)[1][..., None]
     after[..., 1:] += 0.7 * sky * (before[..., 1:] - after[..., 1:])
-    if np.hypot(before[..., 1], before[..., 2]).mean() < _COLOURLESS:
+    if is_colourless(before):
         after[..., 1:] = 0
     return np.clip(lab_to_srgb(after), 0, 1)
 
@@ -154,6 +153,11 @@ def subjects(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Wider than a grid's cell, so that a grid can follow.
     smooth = (gaussian_filter(one.astype(np.float32), side / 40).clip(0, 1) for one in (skin, sky))
     return next(smooth), next(smooth)
+
+
+def is_colourless(lab: np.ndarray) -> bool:
+    """Whether a picture of CIELAB pixels (H, W, 3) counts as black-and-white: JPEG leaves some chroma in grey."""
+    return bool(np.hypot(lab[..., 1], lab[..., 2]).mean() < _COLOURLESS)
 
 
 def documentness(lightness: np.ndarray) -> float:

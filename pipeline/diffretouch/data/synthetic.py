@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .experts import documentness
+from .experts import documentness, is_colourless
 from .light import lab_of, lab_to_srgb, quantise, roll_off_highlights, to_srgb
 
 Taste = Callable[[np.ndarray], np.ndarray]
@@ -112,7 +112,7 @@ def _tasted(scene: Scene, picture: np.ndarray, taste: Taste) -> np.ndarray:
     the teacher has hardly seen.
     """
     lab = lab_of(scene.natural)
-    if documentness(lab[..., 0]) > 0.3 or np.hypot(lab[..., 1], lab[..., 2]).mean() < 1:
+    if documentness(lab[..., 0]) > 0.3 or is_colourless(lab):
         return scene.natural
     return scene.natural + np.float32(0.6) * (taste(picture) - scene.natural)
 

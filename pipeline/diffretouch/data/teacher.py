@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..look.lut import fit_lut
+from ..look.lut import Lut, fit_lut
 from .light import quantise, to_linear, to_srgb
 from .tfjs_graph import GraphError, TfjsGraph
 
@@ -143,8 +143,8 @@ class Teacher:
         Raises:
             TypeError, ValueError: if `photo`, np.uint8 (H, W, 3) sRGB, is anything else.
         """
-        pixels, wanted = (picture.astype(np.float32) / 255 for picture in (photo, self.retouch(photo)))
-        return np.clip(fit_lut(pixels.reshape(-1, 3), wanted.reshape(-1, 3), _SMALL_TABLE).apply(pixels), 0, 1)
+        table = _table(photo, self.retouch(photo), _SMALL_TABLE)
+        return np.clip(table.apply(photo.astype(np.float32) / 255), 0, 1)
 
     def label(self, photo: np.ndarray) -> np.ndarray:
         """What the expert might have made of a good, finished `photo`: np.uint8 (H, W, 3) sRGB -> the same.
@@ -163,8 +163,12 @@ def answer_table(photo: np.ndarray, answer: np.ndarray) -> np.ndarray:
     S = `TABLE_SIZE`, axes as of `Lut.table`. It carries the answer to the photo's own pixels: a teacher works at 256
     pixels, leaves stripes in smooth areas, which finer tables follow, and its taste is nearly the same everywhere.
     """
+    return quantise(_table(photo, answer, TABLE_SIZE).table)
+
+
+def _table(photo: np.ndarray, answer: np.ndarray, nodes: int) -> Lut:
     colours, targets = (picture.reshape(-1, 3).astype(np.float32) / 255 for picture in (photo, answer))
-    return quantise(fit_lut(colours, targets, TABLE_SIZE).table)
+    return fit_lut(colours, targets, nodes)
 
 
 def flatten(photo: np.ndarray) -> np.ndarray:
