@@ -1,0 +1,195 @@
+"""What limits c = 0: how well the experts' light and colour can be told from an input, and from how many photos.
+
+    python benchmarks/judgement.py data-synthetic -o judgement.json
+    python benchmarks/judgement.py data-synthetic --validation data-synthetic other-inputs -o judgement.json
+
+What is told is five numbers of the experts' mean picture: mean CIELAB lightness, its spread, mean chroma, mean a*, b*.
+Beside the model at c = 0 stands the simplest that could tell them: kernel ridge regression from the 138 statistics
+that the model is given as well, from a part of the training photos and of the inputs of each. It looks at no pixel.
+Mean absolute errors over the inputs of the validation split, of several data sets where --validation names more than
+one (dataset_card/build_dataset.py with other seeds makes other inputs of the same photos); intervals are bootstraps
+over the photos. Where the model and the regression err alike, it is the statistics that limit both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before torch starts its threads: long OpenMP spinning makes small virtual machines ten times slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+import numpy as np
+import PIL.Image
+import torch
+from skimage.color import rgb2lab
+
+from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
+from diffretouch.data.dataset import decode, photos_of, read_split
+from diffretouch.evaluation.intervals import difference_figure, mean_figure, resamples
+from diffretouch.files import save_json
+from diffretouch.model.photo_statistics_diffretouch import photo_statistics, statistics_view
+
+MEASURES = ("lightness", "spread of lightness", "chroma", "a*", "b*")
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
+PER_PHOTO = (1, 3)
+# Of the kernel: how fast likeness falls, in medians of the squared distance; how little a single input is believed.
+FALL, RIDGE = 0.7, 0.1
+
+
+@dataclass
+class Inputs:
+    """N inputs, those of one photo under one name."""
+
+    photos: list[str]
+    statistics: np.ndarray  # (N, 138)
+    before: np.ndarray  # (N, 5), `measures` of the inputs
+    after: np.ndarray  # (N, 5), of the experts' pictures, their mean
+
+    def at(self, chosen: np.ndarray) -> Inputs:
+        """Those at the places `chosen`."""
+        photos = [self.photos[place] for place in chosen]
+        return Inputs(photos, self.statistics[chosen], self.before[chosen], self.after[chosen])
+
+
+def measures(picture: np.ndarray) -> np.ndarray:
+    """`MEASURES` (5,) of a picture (H, W, 3) uint8."""
+    lab = rgb2lab(np.asarray(PIL.Image.fromarray(picture).resize((64, 64), PIL.Image.Resampling.BOX)))
+    chroma = np.hypot(lab[..., 1], lab[..., 2]).mean()
+    return np.array([lab[..., 0].mean(), lab[..., 0].std(), chroma, lab[..., 1].mean(), lab[..., 2].mean()])
+
+
+def read_inputs(dataset: str, split: str, see: Callable[[np.ndarray], None] = lambda _: None) -> Inputs:
+    """All inputs of a split, each also shown to `see`. A photo's name ends where "#" counts its inputs."""
+    known: dict[bytes, np.ndarray] = {}
+
+    def of_target(encoded: dict[str, Any]) -> np.ndarray:
+        name = hashlib.sha256(encoded["bytes"]).digest()
+        if name not in known:
+            known[name] = measures(np.array(decode(encoded)))
+        return known[name]
+
+    photos: list[str] = []
+    statistics, before, after = [], [], []
+    for rows in photos_of(read_split(dataset, split)):
+        picture = np.array(decode(rows[0]["input"]))
+        see(picture)
+        planes = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+        photos.append(rows[0]["photo_id"].split("#")[0])
+        statistics.append(photo_statistics(statistics_view(planes))[0].numpy())
+        before.append(measures(picture))
+        after.append(np.mean([of_target(row["target"]) for row in rows], 0))
+    return Inputs(photos, *(np.array(one, dtype=np.float64) for one in (statistics, before, after)))
+
+
+def some_of(photos: list[str], share: float, per_photo: int | None, most: int, seed: int = 0) -> np.ndarray:
+    """Places of the inputs of `share` of the photos, at most `per_photo` of each, at most `most`."""
+    rng = np.random.default_rng(seed)
+    names = rng.permutation(sorted(set(photos)))
+    kept, count = set(names[: round(len(names) * share)]), dict.fromkeys(names, 0)
+    chosen: list[int] = []
+    for place in rng.permutation(len(photos)):
+        name = photos[place]
+        if name in kept and (per_photo is None or count[name] < per_photo) and len(chosen) < most:
+            count[name] += 1
+            chosen.append(place)
+    return np.array(chosen)
+
+
+def told(known: Inputs, statistics: np.ndarray) -> np.ndarray:
+    """What kernel ridge regression on `known` tells of M inputs by their `statistics` (M, 138): (M, 5)."""
+    middle, spread = known.statistics.mean(0), known.statistics.std(0) + 1e-6
+    places, asked = ((one - middle) / spread for one in (known.statistics, statistics))
+
+    def distances(one: np.ndarray) -> np.ndarray:
+        return np.maximum((one**2).sum(1)[:, None] + (places**2).sum(1) - 2 * one @ places.T, 0)
+
+    among = distances(places)
+    unit = np.median(among) / FALL
+    kernel = np.exp(-among / unit) + RIDGE * np.eye(len(places))
+    mean = known.after.mean(0)
+    weights = torch.linalg.solve(torch.from_numpy(kernel), torch.from_numpy(known.after - mean)).numpy()
+    return np.exp(-distances(asked) / unit) @ weights + mean
+
+
+def by_photo(photos: list[str], values: np.ndarray) -> np.ndarray:
+    """Means of `values` (N, ...) over the inputs of each photo."""
+    names = np.array(photos)
+    return np.array([values[names == name].mean(0) for name in dict.fromkeys(photos)])
+
+
+def learning_curve(train: Inputs, unseen: Inputs, most: int) -> dict[str, np.ndarray]:
+    """The regression's absolute errors (M, 5) on `unseen`, from more and more of `train`."""
+    number = len(set(train.photos))
+    parts = [(1.0, per_photo) for per_photo in PER_PHOTO] + [(share, None) for share in SHARES]
+    found = {}
+    for share, per_photo in parts:
+        chosen = some_of(train.photos, share, per_photo, most)
+        name = f"kernel regression, {len(chosen)} inputs of {round(number * share)} photos"
+        found.pop(name, None)  # where photos have few inputs, all of them come last all the same
+        found[name] = np.abs(told(train.at(chosen), unseen.statistics) - unseen.after)
+    return found
+
+
+def judged(dataset: str, validation: list[str], model: str, most: int) -> dict[str, Any]:
+    """All that is measured; see the file's first lines."""
+    pipe = DiffRetouchPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    retouched: list[np.ndarray] = []
+
+    def retouch(photo: np.ndarray) -> None:
+        retouched.append(measures(pipe(photo, output_type="grid").grids[0].apply(photo)))
+
+    parts = [read_inputs(one, "validation", retouch) for one in validation]
+    unseen = Inputs(
+        [name for part in parts for name in part.photos],
+        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("statistics", "before", "after")),
+    )
+    errors = {"the input itself": np.abs(unseen.before - unseen.after)}
+    errors |= learning_curve(read_inputs(dataset, "train"), unseen, most)
+    last = list(errors)[-1]
+    errors["the model at c = 0"] = np.abs(np.array(retouched) - unseen.after)
+    means = {name: by_photo(unseen.photos, one) for name, one in errors.items()}
+    samples = resamples(len(set(unseen.photos)), seed=0)
+    table = {name: {m: mean_figure(one[:, k], samples) for k, m in enumerate(MEASURES)} for name, one in means.items()}
+    pair = (means["the model at c = 0"][:, 0], means[last][:, 0])
+    return {
+        "inputs": len(unseen.photos),
+        "photos": len(set(unseen.photos)),
+        "mean absolute error": table,
+        "lightness: the model less the last kernel regression": difference_figure(*pair, samples),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0, or 2 with one line on what was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", help="folder or Hub id, in the project's schema, to learn from")
+    parser.add_argument("--validation", nargs="+", help="to be measured on (default: the same data set)")
+    parser.add_argument("--model", default=BUNDLED_MODEL, help="(default: the bundled one)")
+    parser.add_argument("--most", type=int, default=8000, help="inputs at once: memory is its square (default: 8000)")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
+    options = parser.parse_args(arguments)
+    try:
+        if not options.output.parent.is_dir():
+            raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
+        if options.most < 2:
+            raise ValueError(f"`most` has to be at least 2, got {options.most}.")
+        found = judged(options.dataset, options.validation or [options.dataset], options.model, options.most)
+    except (OSError, ValueError) as error:
+        print(f"judgement.py: {error}", file=sys.stderr)
+        return 2
+    save_json(found, options.output)
+    for name, row in found["mean absolute error"].items():
+        print(f"{name}: " + ", ".join(f"{measure} {figure['mean']:.2f}" for measure, figure in row.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
