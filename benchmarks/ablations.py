@@ -4,9 +4,10 @@
     python benchmarks/ablations.py --dataset data-synthetic --arms recipe epsilon --steps 1500 -o ablations.json
 
 Every arm is the recipe bundled.yaml at an eighth of the network and few steps, with the change that its name says:
-same seed, pairs, timesteps and noises in the same order. So arms tell which way a choice points early in training, not
-what a finished model reaches. Each is measured on validation photos, as training runs are. Arms that exist in --runs
-are not trained again. About four minutes an arm on two CPU cores.
+same pairs, timesteps and noises in the same order, once for every seed. So arms tell which way a choice points early
+in training, not what a finished model reaches; and what lies within the seeds of one arm tells nothing. Each is
+measured on validation photos, as training runs are. Arms that exist in --runs are not trained again. About four
+minutes an arm and seed on two CPU cores.
 """
 
 from __future__ import annotations
@@ -67,23 +68,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, help="(default: all)")
     parser.add_argument("--steps", type=int, default=400, help="optimiser steps an arm (default: %(default)s)")
     parser.add_argument("--num_photos", type=int, default=20, help="validation photos (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="(default: 0 1)")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="(default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
     return parser.parse_args(arguments)
 
 
-def run_arm(arm: str, options: argparse.Namespace) -> dict[str, float]:
-    """Train one arm, or take up its run where it stopped; returns its last validation."""
+def run_arm(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """Train one arm from one seed, or take up its run where it stopped; returns its last validation."""
     from diffretouch.training.config import load_config
     from diffretouch.training.loop import train
 
-    folder = options.runs / "".join(letter if letter.isalnum() else "-" for letter in arm)
+    folder = options.runs / "".join(letter if letter.isalnum() else "-" for letter in f"{arm} {seed}")
     common = {
         "dataset": options.dataset,
         "output_dir": folder,
         "cache_dir": options.runs / "cache",
-        "seed": options.seed,
+        "seed": seed,
         "model.block_out_channels": [16, 32, 64],
         "model.norm_num_groups": 8,
         "max_train_steps": options.steps,
@@ -133,12 +134,13 @@ def _tokens_of(arm: str) -> Iterator[None]:
         loop.starting_pipeline = start
 
 
-def format_table(arms: dict[str, dict[str, float]]) -> str:
-    """The figures as a Markdown table, one row per arm."""
+def format_table(arms: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The figures as a Markdown table, one row per arm, the seeds' one after the other."""
     header = ["one change", *FIGURES.values()]
     lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * len(FIGURES)]
-    for arm, figures in arms.items():
-        lines.append("| " + " | ".join([arm, *(f"{figures[name]:.2f}" for name in FIGURES)]) + " |")
+    for arm, of_seed in arms.items():
+        cells = [", ".join(f"{figures[name]:.2f}" for figures in of_seed.values()) for name in FIGURES]
+        lines.append("| " + " | ".join([arm, *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -147,14 +149,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     from diffretouch.files import save_json
 
-    settings = {"steps": options.steps, "seed": options.seed, "num_photos": options.num_photos}
-    arms: dict[str, dict[str, float]] = {}
+    settings = {"steps": options.steps, "num_photos": options.num_photos}
+    arms: dict[str, dict[str, dict[str, float]]] = {}
     try:
         if not options.output.parent.is_dir():
             raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
         for arm in options.arms:
-            arms[arm] = run_arm(arm, options)
-            save_json({"settings": settings, "arms": arms}, options.output)  # after each: an hour is long
+            for seed in options.seeds:
+                arms.setdefault(arm, {})[str(seed)] = run_arm(arm, seed, options)
+                save_json({"settings": settings, "arms": arms}, options.output)  # after each: an hour is long
     except (OSError, TypeError, ValueError) as error:
         print(f"ablations.py: {error}", file=sys.stderr)
         return 2

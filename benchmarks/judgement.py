@@ -128,7 +128,7 @@ def learning_curve(train: Inputs, unseen: Inputs, most: int) -> dict[str, np.nda
     """The regression's absolute errors (M, 5) on `unseen`, from more and more of `train`."""
     number = len(set(train.photos))
     parts = [(1.0, per_photo) for per_photo in PER_PHOTO] + [(share, None) for share in SHARES]
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for share, per_photo in parts:
         chosen = some_of(train.photos, share, per_photo, most)
         name = f"kernel regression, {len(chosen)} inputs of {round(number * share)} photos"

@@ -1,0 +1,37 @@
+"""The ablations: every arm once for every seed, never trained twice, told side by side."""
+
+import json
+import sys
+from pathlib import Path
+
+from scenes import write_data_set
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import ablations  # noqa: E402
+
+
+def test_an_arm_is_trained_once_for_every_seed_and_not_again(tmp_path, capsys):
+    data = write_data_set(tmp_path / "data", {"train": 2, "validation": 1})
+    out, runs = tmp_path / "ablations.json", tmp_path / "runs"
+    arguments = ["--dataset", str(data), "--arms", "epsilon", "--steps", "1", "--num_photos", "1"]
+    arguments += ["--runs", str(runs), "-o", str(out)]
+    assert ablations.main([*arguments, "--seeds", "0", "1"]) == 0
+    found = json.loads(out.read_text())
+    of_seed = found["arms"]["epsilon"]
+    assert list(of_seed) == ["0", "1"] and of_seed["0"]["delta_e_c0"] != of_seed["1"]["delta_e_c0"]
+    row = capsys.readouterr().out.splitlines()[-1]
+    both = ", ".join(f"{of_seed[seed]['delta_e_c0']:.2f}" for seed in ("0", "1"))
+    assert row.startswith(f"| epsilon | {both} |")
+
+    written = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    assert ablations.main([*arguments, "--seeds", "1"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == written
+    assert json.loads(out.read_text())["arms"]["epsilon"] == {"1": of_seed["1"]}
+
+
+def test_a_folder_that_is_not_there_is_said_before_anything_is_trained(tmp_path, capsys):
+    missing = tmp_path / "missing" / "ablations.json"
+    assert ablations.main(["--dataset", str(tmp_path), "--runs", str(tmp_path / "runs"), "-o", str(missing)]) == 2
+    assert f"`--output` has to be in an existing folder, got {missing}" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
