@@ -1,14 +1,15 @@
 """What limits c = 0: how well the experts' light and colour can be told from an input, and from how many photos.
 
     python benchmarks/judgement.py data-synthetic -o judgement.json
-    python benchmarks/judgement.py data-synthetic --validation data-synthetic other-inputs -o judgement.json
+    python benchmarks/judgement.py data-synthetic --validation data-synthetic others --pairs real -o judgement.json
 
 What is told is five numbers of the experts' mean picture: mean CIELAB lightness, its spread, mean chroma, mean a*, b*.
 Beside the model at c = 0 stands the simplest that could tell them: kernel ridge regression from the 138 statistics
 that the model is given as well, from a part of the training photos and of the inputs of each. It looks at no pixel.
 Mean absolute errors over the inputs of the validation split, of several data sets where --validation names more than
-one (dataset_card/build_dataset.py with other seeds makes other inputs of the same photos); intervals are bootstraps
-over the photos. Where the model and the regression err alike, it is the statistics that limit both.
+one (dataset_card/build_dataset.py with other seeds makes other inputs of the same photos), and over real pairs
+(--pairs, as for `diffretouch evaluate`); intervals are bootstraps over the photos. Where the model and the regression
+err alike, it is the statistics that limit both. The regression's two settings were chosen on the validation inputs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,11 @@ from skimage.color import rgb2lab
 
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
 from diffretouch.data.dataset import decode, photos_of, read_split
+from diffretouch.evaluation.folders import read_pairs
 from diffretouch.evaluation.intervals import difference_figure, mean_figure, resamples
 from diffretouch.files import save_json
 from diffretouch.model.photo_statistics_diffretouch import photo_statistics, statistics_view
+from diffretouch.photo import PhotoError
 
 MEASURES = ("lightness", "spread of lightness", "chroma", "a*", "b*")
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
@@ -65,8 +69,11 @@ def measures(picture: np.ndarray) -> np.ndarray:
     return np.array([lab[..., 0].mean(), lab[..., 0].std(), chroma, lab[..., 1].mean(), lab[..., 2].mean()])
 
 
-def read_inputs(dataset: str, split: str, see: Callable[[np.ndarray], None] = lambda _: None) -> Inputs:
-    """All inputs of a split, each also shown to `see`. A photo's name ends where "#" counts its inputs."""
+def split_inputs(dataset: str, split: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(photo, input (H, W, 3) uint8, `measures` of its experts' pictures, their mean) of all inputs of a split.
+
+    A photo's name ends where "#" counts its inputs.
+    """
     known: dict[bytes, np.ndarray] = {}
 
     def of_target(encoded: dict[str, Any]) -> np.ndarray:
@@ -75,17 +82,27 @@ def read_inputs(dataset: str, split: str, see: Callable[[np.ndarray], None] = la
             known[name] = measures(np.array(decode(encoded)))
         return known[name]
 
-    photos: list[str] = []
-    statistics, before, after = [], [], []
     for rows in photos_of(read_split(dataset, split)):
-        picture = np.array(decode(rows[0]["input"]))
-        see(picture)
-        planes = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
-        photos.append(rows[0]["photo_id"].split("#")[0])
+        after = np.mean([of_target(row["target"]) for row in rows], 0)
+        yield rows[0]["photo_id"].split("#")[0], np.array(decode(rows[0]["input"])), after
+
+
+def described(
+    inputs: Iterable[tuple[str, np.ndarray, np.ndarray]], pipe: DiffRetouchPipeline | None = None
+) -> tuple[Inputs, np.ndarray]:
+    """Inputs as `split_inputs` gives them, and `measures` (N, 5) of what `pipe` makes of them, (0, 5) without one."""
+    photos: list[str] = []
+    statistics, before, after, retouched = [], [], [], []
+    for name, picture, wanted in inputs:
+        planes = torch.tensor(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+        photos.append(name)
         statistics.append(photo_statistics(statistics_view(planes))[0].numpy())
         before.append(measures(picture))
-        after.append(np.mean([of_target(row["target"]) for row in rows], 0))
-    return Inputs(photos, *(np.array(one, dtype=np.float64) for one in (statistics, before, after)))
+        after.append(wanted)
+        if pipe is not None:
+            retouched.append(measures(pipe(picture, output_type="grid").grids[0].apply(picture)))
+    columns = (np.array(one, dtype=np.float64) for one in (statistics, before, after))
+    return Inputs(photos, *columns), np.array(retouched).reshape(-1, len(MEASURES))
 
 
 def some_of(photos: list[str], share: float, per_photo: int | None, most: int, seed: int = 0) -> np.ndarray:
@@ -137,24 +154,11 @@ def learning_curve(train: Inputs, unseen: Inputs, most: int) -> dict[str, np.nda
     return found
 
 
-def judged(dataset: str, validation: list[str], model: str, most: int) -> dict[str, Any]:
-    """All that is measured; see the file's first lines."""
-    pipe = DiffRetouchPipeline.from_pretrained(model)
-    pipe.set_progress_bar_config(disable=True)
-    retouched: list[np.ndarray] = []
-
-    def retouch(photo: np.ndarray) -> None:
-        retouched.append(measures(pipe(photo, output_type="grid").grids[0].apply(photo)))
-
-    parts = [read_inputs(one, "validation", retouch) for one in validation]
-    unseen = Inputs(
-        [name for part in parts for name in part.photos],
-        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("statistics", "before", "after")),
-    )
-    errors = {"the input itself": np.abs(unseen.before - unseen.after)}
-    errors |= learning_curve(read_inputs(dataset, "train"), unseen, most)
+def compared(train: Inputs, unseen: Inputs, retouched: np.ndarray, most: int) -> dict[str, Any]:
+    """Errors on `unseen` of all that `train` tells, and of the model's `retouched` (N, 5)."""
+    errors = {"the input itself": np.abs(unseen.before - unseen.after)} | learning_curve(train, unseen, most)
     last = list(errors)[-1]
-    errors["the model at c = 0"] = np.abs(np.array(retouched) - unseen.after)
+    errors["the model at c = 0"] = np.abs(retouched - unseen.after)
     means = {name: by_photo(unseen.photos, one) for name, one in errors.items()}
     samples = resamples(len(set(unseen.photos)), seed=0)
     table = {name: {m: mean_figure(one[:, k], samples) for k, m in enumerate(MEASURES)} for name, one in means.items()}
@@ -167,11 +171,26 @@ def judged(dataset: str, validation: list[str], model: str, most: int) -> dict[s
     }
 
 
+def judged(dataset: str, validation: list[str], pairs: Path | None, model: str, most: int) -> dict[str, Any]:
+    """All that is measured; see the file's first lines."""
+    pipe = DiffRetouchPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    unseen = {
+        "validation": described(chain.from_iterable(split_inputs(one, "validation") for one in validation), pipe)
+    }
+    if pairs is not None:
+        read = ((pair.name, pair.picture, measures(pair.target)) for pair in read_pairs(pairs).pairs)
+        unseen["real pairs"] = described(read, pipe)
+    train, _ = described(split_inputs(dataset, "train"))
+    return {name: compared(train, *each, most) for name, each in unseen.items()}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on what was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="folder or Hub id, in the project's schema, to learn from")
     parser.add_argument("--validation", nargs="+", help="to be measured on (default: the same data set)")
+    parser.add_argument("--pairs", type=Path, help="folder of real pairs, to be measured on besides")
     parser.add_argument("--model", default=BUNDLED_MODEL, help="(default: the bundled one)")
     parser.add_argument("--most", type=int, default=8000, help="inputs at once: memory is its square (default: 8000)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
@@ -181,13 +200,16 @@ def main(arguments: list[str] | None = None) -> int:
             raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
         if options.most < 2:
             raise ValueError(f"`most` has to be at least 2, got {options.most}.")
-        found = judged(options.dataset, options.validation or [options.dataset], options.model, options.most)
-    except (OSError, ValueError) as error:
+        validation = options.validation or [options.dataset]
+        found = judged(options.dataset, validation, options.pairs, options.model, options.most)
+    except (OSError, PhotoError, ValueError) as error:
         print(f"judgement.py: {error}", file=sys.stderr)
         return 2
     save_json(found, options.output)
-    for name, row in found["mean absolute error"].items():
-        print(f"{name}: " + ", ".join(f"{measure} {figure['mean']:.2f}" for measure, figure in row.items()))
+    for where, each in found.items():
+        for name, row in each["mean absolute error"].items():
+            told_of = ", ".join(f"{measure} {figure['mean']:.2f}" for measure, figure in row.items())
+            print(f"{where}, {name}: {told_of}")
     return 0
 
 

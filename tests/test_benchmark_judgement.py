@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
-from scenes import write_data_set
+from scenes import scene, write_data_set
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -54,13 +55,21 @@ def test_a_photo_counts_once_however_many_inputs_it_has():
     assert means.tolist() == [[2.0], [10.0]]
 
 
-def test_every_input_is_measured_beside_the_model_in_all_the_data_sets_that_are_named(tmp_path, capsys):
+def test_every_input_is_measured_beside_the_model_in_all_that_is_named(tmp_path, capsys):
     first = write_data_set(tmp_path / "first", {"train": 8, "validation": 2}, num_inputs=2)
     second = write_data_set(tmp_path / "second", {"validation": 2})
     out = tmp_path / "judgement.json"
-    arguments = [str(first), "--validation", str(first), str(second), "-o", str(out)]
+    real = tmp_path / "real"
+    real.mkdir()
+    for seed, part in ((1, "a_input"), (1, "a_expert"), (2, "b_input"), (3, "b_expert")):
+        PIL.Image.fromarray(scene(seed)).save(real / f"{part}.png")
+    arguments = [str(first), "--validation", str(first), str(second), "--pairs", str(real), "-o", str(out)]
     assert judgement.main(arguments) == 0
-    found = json.loads(out.read_text())
+    pairs = json.loads(out.read_text())["real pairs"]
+    assert (pairs["inputs"], pairs["photos"]) == (2, 2)
+    itself = judgement.measures(scene(2)) - judgement.measures(scene(3))
+    assert pairs["mean absolute error"]["the input itself"]["lightness"]["mean"] == pytest.approx(abs(itself[0]) / 2)
+    found = json.loads(out.read_text())["validation"]
     assert (found["inputs"], found["photos"]) == (6, 2)
     table = found["mean absolute error"]
     rows = list(table)
@@ -71,9 +80,8 @@ def test_every_input_is_measured_beside_the_model_in_all_the_data_sets_that_are_
     assert list(table[rows[0]]) == list(judgement.MEASURES)
     difference = found["lightness: the model less the last kernel regression"]["mean"]
     assert difference == pytest.approx(table[rows[-1]]["lightness"]["mean"] - table[rows[-2]]["lightness"]["mean"])
-    assert (
-        f"the model at c = 0: lightness {table[rows[-1]]['lightness']['mean']:.2f}, spread" in capsys.readouterr().out
-    )
+    lightness = table["the model at c = 0"]["lightness"]["mean"]
+    assert f"validation, the model at c = 0: lightness {lightness:.2f}, spread" in capsys.readouterr().out
 
 
 def test_what_cannot_be_measured_is_said_in_one_line(tmp_path, capsys):
