@@ -141,8 +141,8 @@ def by_photo(photos: list[str], values: np.ndarray) -> np.ndarray:
     return np.array([values[names == name].mean(0) for name in dict.fromkeys(photos)])
 
 
-def learning_curve(train: Inputs, unseen: Inputs, most: int) -> dict[str, np.ndarray]:
-    """The regression's absolute errors (M, 5) on `unseen`, from more and more of `train`."""
+def learning_curve(train: Inputs, statistics: np.ndarray, most: int) -> dict[str, np.ndarray]:
+    """What the regression tells (M, 5) of inputs by their `statistics` (M, 138), from more and more of `train`."""
     number = len(set(train.photos))
     parts = [(1.0, per_photo) for per_photo in PER_PHOTO] + [(share, None) for share in SHARES]
     found: dict[str, np.ndarray] = {}
@@ -150,24 +150,22 @@ def learning_curve(train: Inputs, unseen: Inputs, most: int) -> dict[str, np.nda
         chosen = some_of(train.photos, share, per_photo, most)
         name = f"kernel regression, {len(chosen)} inputs of {round(number * share)} photos"
         found.pop(name, None)  # where photos have few inputs, all of them come last all the same
-        found[name] = np.abs(told(train.at(chosen), unseen.statistics) - unseen.after)
+        found[name] = told(train.at(chosen), statistics)
     return found
 
 
-def compared(train: Inputs, unseen: Inputs, retouched: np.ndarray, most: int) -> dict[str, Any]:
-    """Errors on `unseen` of all that `train` tells, and of the model's `retouched` (N, 5)."""
-    errors = {"the input itself": np.abs(unseen.before - unseen.after)} | learning_curve(train, unseen, most)
-    last = list(errors)[-1]
-    errors["the model at c = 0"] = np.abs(retouched - unseen.after)
-    means = {name: by_photo(unseen.photos, one) for name, one in errors.items()}
+def compared(unseen: Inputs, curve: dict[str, np.ndarray], retouched: np.ndarray) -> dict[str, Any]:
+    """Errors on N `unseen` inputs of what a `curve` tells of them, and of the model's `retouched` (N, 5)."""
+    answers = {"the input itself": unseen.before, **curve, "the model at c = 0": retouched}
+    means = {name: by_photo(unseen.photos, np.abs(one - unseen.after)) for name, one in answers.items()}
     samples = resamples(len(set(unseen.photos)), seed=0)
     table = {name: {m: mean_figure(one[:, k], samples) for k, m in enumerate(MEASURES)} for name, one in means.items()}
-    pair = (means["the model at c = 0"][:, 0], means[last][:, 0])
+    *_, last, model = (one[:, 0] for one in means.values())
     return {
         "inputs": len(unseen.photos),
         "photos": len(set(unseen.photos)),
         "mean absolute error": table,
-        "lightness: the model less the last kernel regression": difference_figure(*pair, samples),
+        "lightness: the model less the last kernel regression": difference_figure(model, last, samples),
     }
 
 
@@ -175,14 +173,19 @@ def judged(dataset: str, validation: list[str], pairs: Path | None, model: str, 
     """All that is measured; see the file's first lines."""
     pipe = DiffRetouchPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
-    unseen = {
-        "validation": described(chain.from_iterable(split_inputs(one, "validation") for one in validation), pipe)
-    }
+    inputs = chain.from_iterable(split_inputs(one, "validation") for one in validation)
+    measured = {"validation": described(inputs, pipe)}
     if pairs is not None:
         read = ((pair.name, pair.picture, measures(pair.target)) for pair in read_pairs(pairs).pairs)
-        unseen["real pairs"] = described(read, pipe)
+        measured["real pairs"] = described(read, pipe)
     train, _ = described(split_inputs(dataset, "train"))
-    return {name: compared(train, *each, most) for name, each in unseen.items()}
+    curve = learning_curve(train, np.concatenate([unseen.statistics for unseen, _ in measured.values()]), most)
+    ends = np.cumsum([len(unseen.photos) for unseen, _ in measured.values()])[:-1]
+    parts = zip(*(np.split(one, ends) for one in curve.values()), strict=True)
+    return {
+        name: compared(unseen, dict(zip(curve, part, strict=True)), retouched)
+        for (name, (unseen, retouched)), part in zip(measured.items(), parts, strict=True)
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
