@@ -38,6 +38,18 @@ def test_more_photos_bring_the_regression_nearer_to_what_can_be_told():
     assert means == sorted(means, reverse=True) and means[-1] < 0.3 * np.abs(unseen.after).mean()
 
 
+def test_a_network_trained_for_longer_tells_more_and_strong_weight_decay_holds_it_back():
+    known, unseen = inputs(800, seed=0), inputs(60, seed=1)
+
+    def error(steps, decay):
+        return np.abs(
+            judgement.told_by_network(known, unseen.statistics, steps, decay, width=32) - unseen.after
+        ).mean()
+
+    short, long, decayed = error(20, 0.01), error(600, 0.01), error(600, 30.0)
+    assert long < 0.3 * short and long < 0.5 * decayed
+
+
 @pytest.mark.parametrize(
     ("share", "per_photo", "most", "photos", "count"),
     [(1, 1, 99, 10, 10), (0.5, None, 99, 5, 15), (1, None, 7, 6, 7), (1, 2, 99, 10, 20)],
@@ -55,7 +67,8 @@ def test_a_photo_counts_once_however_many_inputs_it_has():
     assert means.tolist() == [[2.0], [10.0]]
 
 
-def test_every_input_is_measured_beside_the_model_in_all_that_is_named(tmp_path, capsys):
+def test_every_input_is_measured_beside_the_model_in_all_that_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(judgement, "STEPS", (2, 3))
     first = write_data_set(tmp_path / "first", {"train": 8, "validation": 2}, num_inputs=2)
     second = write_data_set(tmp_path / "second", {"validation": 2})
     out = tmp_path / "judgement.json"
@@ -73,13 +86,18 @@ def test_every_input_is_measured_beside_the_model_in_all_that_is_named(tmp_path,
     assert (found["inputs"], found["photos"]) == (6, 2)
     table = found["mean absolute error"]
     rows = list(table)
-    assert rows[0] == "the input itself" and rows[-2:] == [
+    assert rows[0] == "the input itself" and rows[-6:] == [
         "kernel regression, 16 inputs of 8 photos",
+        "network, weight decay 0.01, 2 steps",
+        "network, weight decay 0.01, 3 steps",
+        "network, weight decay 1, 2 steps",
+        "network, weight decay 1, 3 steps",
         "the model at c = 0",
     ]
     assert list(table[rows[0]]) == list(judgement.MEASURES)
-    difference = found["lightness: the model less the last kernel regression"]["mean"]
-    assert difference == pytest.approx(table[rows[-1]]["lightness"]["mean"] - table[rows[-2]]["lightness"]["mean"])
+    for name, row in (("kernel regression", rows[-6]), ("network", rows[-2])):
+        difference = found[f"lightness: the model less the last {name}"]["mean"]
+        assert difference == pytest.approx(table[rows[-1]]["lightness"]["mean"] - table[row]["lightness"]["mean"])
     lightness = table["the model at c = 0"]["lightness"]["mean"]
     assert f"validation, the model at c = 0: lightness {lightness:.2f}, spread" in capsys.readouterr().out
 

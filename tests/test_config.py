@@ -180,6 +180,7 @@ def test_an_override_below_what_is_no_mapping_is_a_clear_error(tmp_path: Path, t
         ("attribute_dropout=-0.1", "`attribute_dropout` has to be in [0, 1]"),
         ("ema_decay=2", "`ema_decay` has to be in [0, 1]"),
         ("adam_beta2=1.5", "`adam_beta2` has to be in [0, 1], got 1.5"),
+        ("statistics_weight_decay=-1", "`statistics_weight_decay` has to be at least 0, got -1.0"),
         ("gradient_accumulation_steps=0", "`gradient_accumulation_steps` has to be at least 1"),
         ("contrastive_every=0", "`contrastive_every` has to be at least 1, got 0"),
         ("snr_gamma=0", "`snr_gamma` has to be positive, got 0.0"),

@@ -462,6 +462,26 @@ def test_8_bit_adam_is_refused_where_it_is_not_installed(make_config, accelerato
         Trainer(config, accelerator, read_split(config.dataset, "train"), None)
 
 
+def test_what_reads_the_statistics_has_its_own_weight_decay(make_config, accelerator) -> None:
+    def after_a_step(decay: float | str) -> dict[str, torch.Tensor]:
+        decays = {"statistics_weight_decay": decay, "adam_weight_decay": 0, "lr_warmup_steps": 0}
+        config = make_config(**{"model.statistics": True, "use_ema": False, **decays})
+        return trained(config, accelerator, 1)[0].state()["model"]
+
+    free, decayed = after_a_step("null"), after_a_step(100)
+    moved = {name for name in free if not torch.equal(free[name], decayed[name])}
+    assert moved and moved == {name for name in free if "class_embedding" in name and free[name].any()}
+    name = "unet.class_embedding.linear_1.weight"
+    kept = (decayed[name].norm() / free[name].norm()).item()
+    assert kept == pytest.approx(1 - 100 * 5e-4, abs=0.005)
+
+
+def test_a_decay_of_what_reads_the_statistics_needs_a_model_that_reads_them(make_config, accelerator) -> None:
+    config = make_config(**{"model.statistics": False, "statistics_weight_decay": 1})
+    with pytest.raises(ValueError, match=r"`statistics_weight_decay` has to be null .* got 1.0"):
+        trained(config, accelerator, 0)
+
+
 def test_scores_are_standardised_by_what_experts_do_to_one_photo(make_config) -> None:
     pairs = objective_of(make_config()).pairs
     by_hand = [attribute_scores(targets).numpy().std(axis=0) for targets in pairs.target_groups()]

@@ -104,6 +104,8 @@ class TrainingConfig:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
     adam_weight_decay: float = 1e-4
+    # Of what reads the photo's statistics and c, instead of the above: hundreds of numbers are soon known by heart.
+    statistics_weight_decay: float | None = None
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"  # "no" | "fp16" | "bf16"; bf16 is slower than fp32 on most CPUs
     use_ema: bool = True  # validate and save averaged weights
@@ -243,6 +245,7 @@ _BOUNDS = {
     "adam_beta1": (0, 1),
     "adam_beta2": (0, 1),
     "adam_weight_decay": (0, math.inf),
+    "statistics_weight_decay": (0, math.inf),
     "ema_decay": (0, 1),
     "beta": (0, math.inf),
     "contrastive_weight": (0, math.inf),

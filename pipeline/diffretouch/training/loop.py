@@ -272,7 +272,7 @@ class Trainer:
         self._module = Retoucher(self._pipe.unet, self._pipe.grid_head, look)
         self._trained = {name: value for name, value in self._module.named_parameters() if value.requires_grad}
         optimizer = _optimizer(config, accelerator.device)(
-            self._trained.values(),
+            _parameter_groups(config, self._trained),
             lr=config.learning_rate,
             weight_decay=config.adam_weight_decay,
             betas=(config.adam_beta1, config.adam_beta2),
@@ -439,6 +439,20 @@ def _optimizer(config: TrainingConfig, device: torch.device) -> Callable[..., to
     except ImportError as error:
         raise ValueError("`use_8bit_adam` has to be false where bitsandbytes is not installed, got true.") from error
     return AdamW8bit
+
+
+def _parameter_groups(config: TrainingConfig, trained: dict[str, torch.nn.Parameter]) -> list[dict[str, Any]]:
+    """What the optimiser is given: apart from the others what reads the statistics, where it has its own decay."""
+    if config.statistics_weight_decay is None:
+        return [{"params": list(trained.values())}]
+    reading = [value for name, value in trained.items() if "class_embedding" in name]
+    if not reading:
+        raise ValueError(
+            "`statistics_weight_decay` has to be null where no embedding of statistics is trained, "
+            f"got {config.statistics_weight_decay}."
+        )
+    others = [value for name, value in trained.items() if "class_embedding" not in name]
+    return [{"params": others}, {"params": reading, "weight_decay": config.statistics_weight_decay}]
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
