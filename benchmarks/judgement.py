@@ -149,7 +149,7 @@ def told_by_network(
 
     asked, places = (scaled(one, known.statistics) for one in (statistics, known.statistics))
     wanted = scaled(known.after, known.after)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = [torch.nn.Linear(places.shape[1], width), torch.nn.SiLU(), torch.nn.Linear(width, width)]
         network = torch.nn.Sequential(*layers, torch.nn.SiLU(), torch.nn.Linear(width, wanted.shape[1]))
