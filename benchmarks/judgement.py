@@ -123,10 +123,14 @@ def some_of(photos: list[str], share: float, per_photo: int | None, most: int, s
     return np.array(chosen)
 
 
+def standardised(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """`values` (M, K) less the means, in the spreads, of the columns of `of` (N, K)."""
+    return (values - of.mean(0)) / (of.std(0) + 1e-6)
+
+
 def told(known: Inputs, statistics: np.ndarray) -> np.ndarray:
     """What kernel ridge regression on `known` tells of M inputs by their `statistics` (M, 138): (M, 5)."""
-    middle, spread = known.statistics.mean(0), known.statistics.std(0) + 1e-6
-    places, asked = ((one - middle) / spread for one in (known.statistics, statistics))
+    places, asked = (standardised(one, known.statistics) for one in (known.statistics, statistics))
 
     def distances(one: np.ndarray) -> np.ndarray:
         return np.maximum((one**2).sum(1)[:, None] + (places**2).sum(1) - 2 * one @ places.T, 0)
@@ -143,12 +147,9 @@ def told_by_network(
     known: Inputs, statistics: np.ndarray, steps: int, decay: float, width: int = 256, seed: int = 0
 ) -> np.ndarray:
     """As `told`, by a network with two hidden layers: L1, AdamW with weight decay `decay`, one cycle up to 2e-3."""
-
-    def scaled(values: np.ndarray, of: np.ndarray) -> torch.Tensor:
-        return torch.tensor((values - of.mean(0)) / (of.std(0) + 1e-6), dtype=torch.float32)
-
-    asked, places = (scaled(one, known.statistics) for one in (statistics, known.statistics))
-    wanted = scaled(known.after, known.after)
+    asked = torch.from_numpy(standardised(statistics, known.statistics)).float()
+    places = torch.from_numpy(standardised(known.statistics, known.statistics)).float()
+    wanted = torch.from_numpy(standardised(known.after, known.after)).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = [torch.nn.Linear(places.shape[1], width), torch.nn.SiLU(), torch.nn.Linear(width, width)]
