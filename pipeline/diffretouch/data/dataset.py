@@ -84,11 +84,12 @@ def write_parquet(batches: Iterable[list[dict[str, Any]]], path: Path) -> None:
     of a group, such as the Hub's viewer, fetches those alone.
     """
     temporary = path.with_suffix(".part")
-    schema = Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES).data.table.schema
+    schema = FEATURES.arrow_schema
     try:
         with parquet_writer(temporary, schema) as writer:
             for rows in _row_groups(batches):
-                writer.write_table(Dataset.from_list(rows, features=FEATURES).data.table)
+                # Not by `Dataset`, which imports transformers to hash all rows: an interrupt gets lost there.
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
