@@ -1,0 +1,242 @@
+"""What one figure costs in another: models and ways to sample them, side by side on everything that pulls apart.
+
+    python benchmarks/tradeoffs.py data-synthetic -o tradeoffs.json --finished photos/finished --pairs real
+    python benchmarks/tradeoffs.py data-synthetic -o tradeoffs.json --models runs/a/final runs/b/checkpoint-200 \\
+        --timesteps 999,650,300 999,650 999 --noise_offsets 1 2 3
+
+Every model, at all the timesteps and offsets of the initial noise that are named, is one row: mean CIEDE2000 to the
+experts of a validation split at c = 0, with the expert's own c and of the nearest of 8 seeds; how far seeds lie apart;
+the share of variants that end more than 5% farther from their nearest expert than the input; and where folders are
+given, what c = 0 does to finished photos (how far it moves them, and what a second and a third pass move, in units of
+the pass before) and how near it comes to real experts (as `diffretouch evaluate` measures both). The first row is what
+the others are compared to, photo by photo, with 95% bootstrap intervals. Choose on validation photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Before torch starts its threads: long OpenMP spinning makes small virtual machines ten times slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
+from diffretouch.attributes import ATTRIBUTES
+from diffretouch.data.dataset import decode, photos_of, read_split
+from diffretouch.evaluation.baselines import no_change
+from diffretouch.evaluation.distribution import seeds_of
+from diffretouch.evaluation.folders import Pairs, read_finished, read_pairs
+from diffretouch.evaluation.harm import measure_harm
+from diffretouch.evaluation.intervals import difference_figure, mean_figure, resamples
+from diffretouch.evaluation.measure import evenly_spaced
+from diffretouch.evaluation.methods import Methods, Model, quantised
+from diffretouch.evaluation.metrics import delta_e_2000
+from diffretouch.evaluation.one_photo import DEFAULT_SEED, NUM_DIVERSITY_SEEDS, variant_seeds
+from diffretouch.evaluation.photos import EvaluatedPhoto, read_photo
+from diffretouch.evaluation.real_pairs import measure_real_pairs
+from diffretouch.files import save_json
+from diffretouch.photo import PhotoError
+from diffretouch.tables import WORSE
+
+C0, ORACLE, NEAREST, APART, FARTHER = "c = 0", "oracle c", "nearest of 8", "seeds apart", "variants farther"
+HARM = ("moved", "second", "third")
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Way(Model):
+    """A model and how it is sampled.
+
+    Args:
+        timesteps: descending; None for the model's own.
+        noise_offset: of the initial noise; None for the model's own.
+    """
+
+    timesteps: tuple[int, ...] | None = None
+    noise_offset: float | None = None
+
+    def variants(self, picture: np.ndarray, seeds: Sequence[int]) -> list[np.ndarray]:
+        """One retouch at c = 0 per seed."""
+        return self.pictures(picture, [[0.0] * len(ATTRIBUTES)] * len(seeds), seeds)
+
+    def pictures(
+        self, picture: np.ndarray, conditions: Sequence[Sequence[float]], seeds: Sequence[int]
+    ) -> list[np.ndarray]:
+        """One retouch per condition and seed."""
+        own = self.pipe.config.noise_offset
+        self.pipe.register_to_config(noise_offset=own if self.noise_offset is None else self.noise_offset)
+        try:
+            output = self.pipe(
+                [quantised(picture)] * len(seeds),
+                **dict(zip(ATTRIBUTES, map(list, zip(*conditions, strict=True)), strict=True)),
+                timesteps=self.timesteps,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                output_type="grid",
+            )
+        finally:
+            self.pipe.register_to_config(noise_offset=own)
+        return [grid.apply(picture) for grid in output.grids]
+
+
+def ways_of(models: Sequence[str], timesteps: Sequence[str], noise_offsets: Sequence[float]) -> dict[str, Way]:
+    """Every model in every way, by the names of the rows; where no way is named, in its own.
+
+    Raises:
+        OSError, ValueError: if a model does not load, or timesteps are not whole numbers.
+    """
+    steps: list[tuple[int, ...] | None] = [_numbers(one) for one in timesteps] or [None]
+    offsets: list[float | None] = [*noise_offsets] or [None]
+    ways = {}
+    for model in models:
+        pipe = DiffRetouchPipeline.from_pretrained(model)
+        pipe.set_progress_bar_config(disable=True)
+        for at, offset in itertools.product(steps, offsets):
+            name = "the bundled model" if model == BUNDLED_MODEL else model
+            name += f", at {', '.join(map(str, at))}" if at else ""
+            name += "" if offset is None else f", offset {offset:g}"
+            ways[name] = Way(pipe, None, at, offset)
+    return ways
+
+
+def _numbers(timesteps: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(one) for one in timesteps.split(","))
+    except ValueError:
+        raise ValueError(f"`timesteps` has to be whole numbers joined by commas, got {timesteps!r}.") from None
+
+
+def measure_photo(way: Way, photo: EvaluatedPhoto) -> dict[str, float]:
+    """`C0` to `FARTHER` of one photo: means over its experts, over pairs of seeds, and over seeds."""
+    experts = list(photo.targets)
+
+    def errors(pictures: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array([[delta_e_2000(one, photo.targets[expert]) for expert in experts] for one in pictures])
+
+    middle, *variants = way.variants(photo.picture, [DEFAULT_SEED, *variant_seeds(SEED, photo.photo_id)])
+    own = way.pictures(photo.picture, [photo.conditions[one] for one in experts], [DEFAULT_SEED] * len(experts))
+    before, of_variants = errors([photo.picture])[0], errors(variants)  # (experts,), (seeds, experts)
+    nearest = of_variants.argmin(1)
+    first = variants[:NUM_DIVERSITY_SEEDS]
+    return {
+        C0: float(errors([middle]).mean()),
+        ORACLE: float(errors(own).diagonal().mean()),
+        NEAREST: float(of_variants.min(0).mean()),
+        APART: float(np.mean([delta_e_2000(one, other) for one, other in itertools.combinations(first, 2)])),
+        FARTHER: float((of_variants.min(1) > (1 + WORSE) * before[nearest]).mean()),
+    }
+
+
+def measure(
+    ways: Mapping[str, Way],
+    photos: Sequence[Sequence[Mapping[str, Any]]],
+    finished: Mapping[str, np.ndarray] | None,
+    pairs: Pairs | None,
+) -> dict[str, Any]:
+    """{name of a way: its figures}, each of the later ones with the paired difference to the first.
+
+    Args:
+        photos: the rows of each, pictures still encoded.
+    """
+    records: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for rows in tqdm(photos, unit="photo"):
+        photo = read_photo(rows[0]["photo_id"], [_decoded(row) for row in rows])
+        for name, way in ways.items():
+            records[name].append(measure_photo(way, photo))
+    found: dict[str, Any] = _compared(records)
+    if finished is not None:
+        for name, harm in measure_harm(ways, finished, SEED)["methods"].items():
+            found[name]["finished photos"] = {figure: harm[figure] for figure in HARM}
+    if pairs is not None:
+        real = measure_real_pairs(Methods({"no change": no_change}, ways), pairs, SEED)["records"]
+        single = _compared({name: [_plain(record) for record in real[name]] for name in ways})
+        nearest = _compared({name: [_plain(record) for record in real[seeds_of(name)]] for name in ways})
+        for name in ways:
+            found[name]["real pairs"] = {**single[name], NEAREST: nearest[name]["delta_e"]}
+    return found
+
+
+def _decoded(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "input": decode(row["input"]), "target": decode(row["target"])}
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, float]:
+    return {figure: record[figure] for figure in ("delta_e", "psnr")}
+
+
+def _compared(records: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
+    first = next(iter(records.values()))
+    samples = resamples(len(first), SEED)
+
+    def values(of: Sequence[Mapping[str, float]], figure: str) -> list[float]:
+        return [record[figure] for record in of]
+
+    return {
+        name: {
+            figure: mean_figure(values(of, figure), samples)
+            | (
+                {}
+                if of is first
+                else {"to the first": difference_figure(values(of, figure), values(first, figure), samples)}
+            )
+            for figure in first[0]
+        }
+        for name, of in records.items()
+    }
+
+
+def format_table(found: Mapping[str, Any]) -> str:
+    """The means as a Markdown table, a way a row."""
+    figures = next(iter(found.values()))
+    groups: dict[str, tuple[str, ...]] = {"": (C0, ORACLE, NEAREST, APART, FARTHER)}
+    groups |= {"finished photos": HARM} if "finished photos" in figures else {}
+    groups |= {"real pairs": ("delta_e", "psnr", NEAREST)} if "real pairs" in figures else {}
+    header = [f"{group}: {figure}" if group else figure for group, of in groups.items() for figure in of]
+    lines = ["| | " + " | ".join(header) + " |", "| --- |" + " ---: |" * len(header)]
+    for name, of_way in found.items():
+        means = [(of_way[group] if group else of_way)[figure] for group, of in groups.items() for figure in of]
+        cells = ["-" if figure is None else f"{figure['mean']:.3f}" for figure in means]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0, or 2 with one line on what was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", help="folder or Hub id, in the project's schema")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--models", nargs="+", default=[BUNDLED_MODEL], help="(default: the bundled one)")
+    parser.add_argument("--timesteps", nargs="+", default=[], metavar="T,T,T", help="(default: each model's own)")
+    parser.add_argument("--noise_offsets", nargs="+", type=float, default=[], help="(default: each model's own)")
+    parser.add_argument("--split", default="validation", help="(default: %(default)s)")
+    parser.add_argument("--num_photos", type=int, help="of the split, evenly spaced (default: all)")
+    parser.add_argument("--finished", type=Path, help="folder of finished photos")
+    parser.add_argument("--pairs", type=Path, help="folder of real pairs, as for `diffretouch evaluate`")
+    options = parser.parse_args(arguments)
+    try:
+        if not options.output.parent.is_dir():
+            raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
+        ways = ways_of(options.models, options.timesteps, options.noise_offsets)
+        photos = evenly_spaced(list(photos_of(read_split(options.dataset, options.split))), options.num_photos)
+        finished = None if options.finished is None else read_finished(options.finished)
+        pairs = None if options.pairs is None else read_pairs(options.pairs)
+        found = measure(ways, photos, finished, pairs)
+    except (OSError, PhotoError, TypeError, ValueError) as error:
+        print(f"tradeoffs.py: {error}", file=sys.stderr)
+        return 2
+    save_json({"photos": len(photos), "ways": found}, options.output)
+    print(format_table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
