@@ -24,6 +24,8 @@ from typing import Any
 # Spinning OpenMP barriers make small machines up to 50 times slower; has to be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
+from output import require_folder
+
 RECIPE = Path(__file__).parents[1] / "train_lora" / "recipes" / "bundled.yaml"
 PER_ATTRIBUTE = "a token per attribute"
 ARMS: dict[str, list[str]] = {
@@ -152,8 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {"steps": options.steps, "num_photos": options.num_photos}
     arms: dict[str, dict[str, dict[str, float]]] = {}
     try:
-        if not options.output.parent.is_dir():
-            raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
+        require_folder(options.output)
         for arm in options.arms:
             for seed in options.seeds:
                 arms.setdefault(arm, {})[str(seed)] = run_arm(arm, seed, options)

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from output import require_folder
 from PIL import Image, ImageOps
 
 WAYS = ("apply", "tiled", "whole", "copy")
@@ -209,8 +210,7 @@ def format_table(cells: list[dict[str, Any]]) -> str:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure every cell, print the table and write the JSON."""
-    if not arguments.output.parent.is_dir():
-        raise FileNotFoundError(f"`--output` has to be in an existing folder, got {arguments.output}.")
+    require_folder(arguments.output)
     cells = []
     for device in arguments.devices:
         for dtype in arguments.dtypes if device == "cpu" else ["float32"]:

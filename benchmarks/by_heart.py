@@ -23,6 +23,7 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import numpy as np
+from output import require_folder
 
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
 from diffretouch.data.builders import build_synthetic
@@ -96,8 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     found: dict[str, object] = {}
     try:
-        if not options.output.parent.is_dir():
-            raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
+        require_folder(options.output)
         pipes = {Path(model).name: DiffRetouchPipeline.from_pretrained(model) for model in options.models}
         with tempfile.TemporaryDirectory() as folder:
             table, data = Path(folder) / "photos.tsv", Path(folder) / "data"

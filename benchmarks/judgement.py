@@ -33,6 +33,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 import numpy as np
 import PIL.Image
 import torch
+from output import require_folder
 from skimage.color import rgb2lab
 
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
@@ -244,8 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args(arguments)
     try:
-        if not options.output.parent.is_dir():
-            raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
+        require_folder(options.output)
         if options.most < 2:
             raise ValueError(f"`most` has to be at least 2, got {options.most}.")
         validation = options.validation or [options.dataset]

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from output import require_folder
 from scipy.sparse import csr_matrix, hstack, identity
 from scipy.sparse.linalg import spsolve
 
@@ -76,8 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args(arguments)
     try:
-        if not options.output.parent.is_dir():
-            raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
+        require_folder(options.output)
         photos = evenly_spaced(list(photos_of(read_split(options.dataset, "validation"))), options.num_photos)
         found = []
         for pairs in photos:

@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from output import require_folder
 from PIL import Image, ImageOps
 
 STAGES = {
@@ -212,8 +213,7 @@ def format_table(result: dict[str, Any]) -> str:
 
 def run(arguments: argparse.Namespace) -> None:
     """Make the photos, measure in fresh processes, print the tables and write the JSON."""
-    if not arguments.output.parent.is_dir():
-        raise FileNotFoundError(f"`--output` has to be in an existing folder, got {arguments.output}.")
+    require_folder(arguments.output)
     settings = {
         "model": arguments.model,
         "steps": arguments.steps,

@@ -28,6 +28,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 import diffusers
 import numpy as np
 import torch
+from output import require_folder
 from skimage.color import deltaE_ciede2000, rgb2lab
 from tqdm import tqdm
 
@@ -80,9 +81,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure every setting on every photo, print the table and write the JSON."""
-    if not arguments.output.parent.is_dir():
-        # A measurement takes long; a misspelt folder should not cost one.
-        raise FileNotFoundError(f"`--output` has to be in an existing folder, got {arguments.output}.")
+    require_folder(arguments.output)
     photos = list(photos_of(read_split(arguments.dataset, arguments.split)))
     count = min(len(photos), arguments.num_photos or len(photos))
     chosen = [photos[number * len(photos) // count] for number in range(count)]

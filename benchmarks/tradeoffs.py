@@ -28,6 +28,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import numpy as np
 import torch
+from output import require_folder
 from tqdm import tqdm
 
 from diffretouch import BUNDLED_MODEL, DiffRetouchPipeline
@@ -223,8 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pairs", type=Path, help="folder of real pairs, as for `diffretouch evaluate`")
     options = parser.parse_args(arguments)
     try:
-        if not options.output.parent.is_dir():
-            raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
+        require_folder(options.output)
         ways = ways_of(options.models, options.timesteps, options.noise_offsets)
         photos = evenly_spaced(list(photos_of(read_split(options.dataset, options.split))), options.num_photos)
         finished = None if options.finished is None else read_finished(options.finished)

@@ -34,6 +34,8 @@ from typing import Any
 # Spinning OpenMP barriers make small machines up to 50 times slower; has to be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
+from output import require_folder
+
 PARTS = ("loop", "modes", "memory")
 MODES = {
     "full": [],
@@ -280,8 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.mode is not None:
             print(json.dumps(measure_mode(options.dataset, options.cache_dir, options.steps, options.mode)))
             return 0
-        if not options.output.parent.is_dir():
-            raise FileNotFoundError(f"`--output` has to be in an existing folder, got {options.output}.")
+        require_folder(options.output)
         with tempfile.TemporaryDirectory() as scratch:
             result = measure(options, options.cache_dir or Path(scratch))
         from diffretouch.files import save_json
