@@ -13,6 +13,7 @@ minutes an arm and seed on two CPU cores.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import sys
@@ -118,9 +119,10 @@ def _tokens_of(arm: str) -> Iterator[None]:
 
     from diffretouch.training import loop
 
-    def split(_: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        tokens = torch.diag_embed(keywords["encoder_hidden_states"][:, 0])  # (B, 4, 4)
-        return arguments, {**keywords, "encoder_hidden_states": tokens}
+    def split(unet: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given = inspect.signature(unet.forward).bind(*arguments, **keywords).arguments
+        tokens = torch.diag_embed(given["encoder_hidden_states"][:, 0])  # (B, 4, 4)
+        return (), {**given, "encoder_hidden_states": tokens}
 
     def starting_pipeline(config: Any) -> Any:
         pipe = start(config)

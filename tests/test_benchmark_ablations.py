@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scenes import write_data_set
+import torch
+from scenes import scene, write_data_set
+
+from diffretouch.training import loop
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -30,6 +33,20 @@ def test_an_arm_is_trained_once_for_every_seed_and_not_again(tmp_path):
     assert ablations.main([*arguments, "--seeds", "1"]) == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == written
     assert json.loads(out.read_text())["arms"]["epsilon"] == {"1": of_seed["1"]}
+
+
+def test_an_attribute_has_a_token_of_its_own_in_training_and_in_use(monkeypatch, tiny_pipeline):
+    monkeypatch.setattr(loop, "starting_pipeline", lambda config: tiny_pipeline())
+    with ablations._tokens_of(ablations.PER_ATTRIBUTE):
+        pipe = loop.starting_pipeline(None)
+    seen: list[torch.Tensor] = []
+    keys = next(module for name, module in pipe.unet.named_modules() if name.endswith("attn2.to_k"))
+    keys.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    pipe(scene(1), brightness=0.5, num_inference_steps=1)  # gives c to the UNet by its place
+    pipe.unet(torch.zeros(1, 7, 8, 8), 999, encoder_hidden_states=torch.tensor([[[0.0, 0.5, 0.0, 0.0]]]))
+    in_use, in_training = seen
+    assert torch.equal(in_use, torch.diag(torch.tensor([0.0, 0.5, 0.0, 0.0]))[None])
+    assert torch.equal(in_training, in_use)
 
 
 def test_a_folder_that_is_not_there_is_said_before_anything_is_trained(tmp_path, capsys):
