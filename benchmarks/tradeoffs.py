@@ -2,7 +2,7 @@
 
     python benchmarks/tradeoffs.py data-synthetic -o tradeoffs.json --finished photos/finished --pairs real
     python benchmarks/tradeoffs.py data-synthetic -o tradeoffs.json --models runs/a/final runs/b/checkpoint-200 \\
-        --timesteps 999,650,300 999,650 999 --noise_offsets 1 2 3
+        --timesteps 999,650,300 999,650 999 --noise_offsets 2 1 3
 
 Every model, at all the timesteps and offsets of the initial noise that are named, is one row: mean CIEDE2000 to the
 experts of a validation split at c = 0, with the expert's own c and of the nearest of 8 seeds; how far seeds lie apart;
@@ -46,6 +46,7 @@ from diffretouch.evaluation.one_photo import DEFAULT_SEED, NUM_DIVERSITY_SEEDS, 
 from diffretouch.evaluation.photos import EvaluatedPhoto, read_photo
 from diffretouch.evaluation.real_pairs import measure_real_pairs
 from diffretouch.files import save_json
+from diffretouch.model.checks_diffretouch import check_count, check_number
 from diffretouch.photo import PhotoError
 from diffretouch.tables import WORSE
 
@@ -93,8 +94,11 @@ def ways_of(models: Sequence[str], timesteps: Sequence[str], noise_offsets: Sequ
     """Every model in every way, by the names of the rows; where no way is named, in its own.
 
     Raises:
-        OSError, ValueError: if a model does not load, or timesteps are not whole numbers.
+        OSError, ValueError: if a model does not load, timesteps are not whole numbers, or an offset is none that
+            models have.
     """
+    for given in noise_offsets:
+        check_number("noise_offsets", given, 0, 10)
     steps: list[tuple[int, ...] | None] = [_numbers(one) for one in timesteps] or [None]
     offsets: list[float | None] = [*noise_offsets] or [None]
     ways = {}
@@ -225,6 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         require_folder(options.output)
+        check_count("num_photos", 1 if options.num_photos is None else options.num_photos, 1, None)
         ways = ways_of(options.models, options.timesteps, options.noise_offsets)
         photos = evenly_spaced(list(photos_of(read_split(options.dataset, options.split))), options.num_photos)
         finished = None if options.finished is None else read_finished(options.finished)
