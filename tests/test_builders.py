@@ -347,7 +347,7 @@ def test_the_same_rows_make_the_same_file(tmp_path: Path, rows) -> None:
 
 
 def test_a_file_is_what_datasets_would_write_but_nothing_is_hashed(tmp_path: Path, monkeypatch, rows) -> None:
-    """The hashing imports transformers, in which an interrupt gets lost: a build told to end once went on."""
+    """The hashing imports transformers: a second of foreign code, in which an interrupt may get lost."""
     table = datasets.Dataset.from_list(rows[:5], features=FEATURES).data.table
 
     def refused(*given: object) -> None:

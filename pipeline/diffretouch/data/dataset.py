@@ -88,7 +88,7 @@ def write_parquet(batches: Iterable[list[dict[str, Any]]], path: Path) -> None:
     try:
         with parquet_writer(temporary, schema) as writer:
             for rows in _row_groups(batches):
-                # Not by `Dataset`, which imports transformers to hash all rows: an interrupt gets lost there.
+                # Not by `Dataset`, which hashes all rows and imports transformers to do so.
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         os.replace(temporary, path)
     finally:
