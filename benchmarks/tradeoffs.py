@@ -42,13 +42,13 @@ from diffretouch.evaluation.intervals import difference_figure, mean_figure, res
 from diffretouch.evaluation.measure import evenly_spaced
 from diffretouch.evaluation.methods import Methods, Model, quantised
 from diffretouch.evaluation.metrics import delta_e_2000
-from diffretouch.evaluation.one_photo import DEFAULT_SEED, NUM_DIVERSITY_SEEDS, variant_seeds
+from diffretouch.evaluation.one_photo import DEFAULT_SEED, variant_seeds, variety
 from diffretouch.evaluation.photos import EvaluatedPhoto, read_photo
 from diffretouch.evaluation.real_pairs import measure_real_pairs
+from diffretouch.evaluation.summarise import worse
 from diffretouch.files import save_json
 from diffretouch.model.checks_diffretouch import check_count, check_number
 from diffretouch.photo import PhotoError
-from diffretouch.tables import WORSE
 
 C0, ORACLE, NEAREST, APART, FARTHER = "c = 0", "oracle c", "nearest of 8", "seeds apart", "variants farther"
 HARM = ("moved", "second", "third")
@@ -122,22 +122,16 @@ def _numbers(timesteps: str) -> tuple[int, ...]:
 
 def measure_photo(way: Way, photo: EvaluatedPhoto) -> dict[str, float]:
     """`C0` to `FARTHER` of one photo: means over its experts, over pairs of seeds, and over seeds."""
-    experts = list(photo.targets)
-
-    def errors(pictures: Sequence[np.ndarray]) -> np.ndarray:
-        return np.array([[delta_e_2000(one, photo.targets[expert]) for expert in experts] for one in pictures])
-
     middle, *variants = way.variants(photo.picture, [DEFAULT_SEED, *variant_seeds(SEED, photo.photo_id)])
-    own = way.pictures(photo.picture, [photo.conditions[one] for one in experts], [DEFAULT_SEED] * len(experts))
-    before, of_variants = errors([photo.picture])[0], errors(variants)  # (experts,), (seeds, experts)
-    nearest = of_variants.argmin(1)
-    first = variants[:NUM_DIVERSITY_SEEDS]
+    own = way.pictures(photo.picture, list(photo.conditions.values()), [DEFAULT_SEED] * len(photo.conditions))
+    found = variety(variants, photo.targets)
+    untouched = {name: {"delta_e": delta_e_2000(photo.picture, target)} for name, target in photo.targets.items()}
     return {
-        C0: float(errors([middle]).mean()),
-        ORACLE: float(errors(own).diagonal().mean()),
-        NEAREST: float(of_variants.min(0).mean()),
-        APART: float(np.mean([delta_e_2000(one, other) for one, other in itertools.combinations(first, 2)])),
-        FARTHER: float((of_variants.min(1) > (1 + WORSE) * before[nearest]).mean()),
+        C0: float(np.mean([delta_e_2000(middle, target) for target in photo.targets.values()])),
+        ORACLE: float(np.mean([delta_e_2000(*both) for both in zip(own, photo.targets.values(), strict=True)])),
+        NEAREST: float(np.mean([min(of_expert) for of_expert in found["variants"].values()])),
+        APART: found["diversity"],
+        FARTHER: worse(found["variants"], untouched),
     }
 
 

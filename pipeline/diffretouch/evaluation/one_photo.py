@@ -86,8 +86,8 @@ def measure_photo(tools: Instruments, photo: EvaluatedPhoto) -> tuple[dict[str, 
         "height": height,
         "quality": quality,
         "natural": natural,
-        **_variety(variants, photo.targets),
-        "beside": {name: _variety(pictures, photo.targets) for name, (_, *pictures) in beside.items()},
+        **variety(variants, photo.targets),
+        "beside": {name: variety(pictures, photo.targets) for name, (_, *pictures) in beside.items()},
         "control": control,
         "texture": {name: texture_agreement(picture, photo.picture) for name, picture in redrawn.items()},
         "input_scores": view_scores([photo.picture])[0],
@@ -105,7 +105,7 @@ def measure_photo(tools: Instruments, photo: EvaluatedPhoto) -> tuple[dict[str, 
     return record, pictures
 
 
-def _variety(variants: list[np.ndarray], targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def variety(variants: list[np.ndarray], targets: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """How far a model's variants of a photo are from each other, and each of them from every expert."""
     pairs = [(a, b) for b in range(NUM_DIVERSITY_SEEDS) for a in range(b)]
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,7 +200,7 @@ def _coverage(records: list[dict[str, Any]], samples: np.ndarray) -> dict[str, A
             expert: float(np.mean([by_expert[expert] for by_expert in nearest if expert in by_expert]))
             for expert in _experts(records)
         },
-        "worse": float(np.mean([_worse(record) for record in records])),
+        "worse": float(np.mean([worse(record["variants"], record["quality"]["no change"]) for record in records])),
     }
 
 
@@ -209,10 +209,15 @@ def _records_beside(records: list[dict[str, Any]]) -> dict[str, list[dict[str, A
     return {name: [record | record["beside"][name] for record in records] for name in records[0]["beside"]}
 
 
-def _worse(record: dict[str, Any]) -> float:
-    """Share of a photo's variants that are farther from the expert nearest to them than the input is."""
-    names = list(record["variants"])
-    errors = np.asarray([record["variants"][name] for name in names])  # (experts, variants)
-    before = np.asarray([record["quality"]["no change"][name]["delta_e"] for name in names])
+def worse(variants: Mapping[str, Sequence[float]], untouched: Mapping[str, Mapping[str, float]]) -> float:
+    """Share of a photo's variants that are farther from the expert nearest to them than the input is, by `WORSE`.
+
+    Args:
+        variants: {expert: Delta E 2000 of each variant}.
+        untouched: {expert: {"delta_e": that of the input}}.
+    """
+    names = list(variants)
+    errors = np.asarray([variants[name] for name in names])  # (experts, variants)
+    before = np.asarray([untouched[name]["delta_e"] for name in names])
     nearest = errors.argmin(0)
     return float(np.mean(errors.min(0) > (1 + WORSE) * before[nearest]))
